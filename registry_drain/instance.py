@@ -1,0 +1,137 @@
+"""What is listed in a cluster: one address of one service.
+
+An instance is plain data, checked once, where it is made. What a registry adds when it lists one (owner, health, age)
+is a :class:`registry_drain.registries.base.RegistryEntry`.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+
+from registry_drain.errors import ConfigurationError
+
+MAX_PORT = 65535
+MAX_NAME_LENGTH = 255
+"""File systems and DNS both stop here; ZooKeeper and Consul would take more."""
+
+_FORBIDDEN = re.compile(r"[\x00-\x20\x7f/\\?#%]")
+
+
+def check_name(what: str, value: str) -> str:
+    """Return ``value`` if it can be a service name or an instance id in every registry, else raise.
+
+    Refused: what would change a URL path or a znode path. Consul answers 301 to ids with ``//`` or ``..``, and an HTTP
+    client then normalises them into *another* id; ZooKeeper reads ``/`` as a level.
+
+    Raises:
+        ConfigurationError: naming the character or the length.
+    """
+    if not value:
+        message = f"{what} is empty: give it a name"
+    elif len(value) > MAX_NAME_LENGTH:
+        message = f"{what} {value[:32]!r}… has {len(value)} characters: at most {MAX_NAME_LENGTH} fit every registry"
+    elif value.startswith("."):
+        message = f"{what} {value!r} starts with a dot: registries would read it as a relative path or hide it"
+    elif ".." in value:
+        message = f"{what} {value!r} holds '..': registries would resolve it to another name"
+    elif found := _FORBIDDEN.search(value):
+        message = f"{what} {value!r} holds {found.group()!r}: use letters, digits and - _ . : @ instead"
+    else:
+        return value
+    raise ConfigurationError(message)
+
+
+def format_endpoint(address: str, port: int) -> str:
+    """Return ``host:port``, an IPv6 address in brackets (RFC 3986, section 3.2.2)."""
+    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
+
+
+def parse_endpoint(text: str) -> tuple[str, int]:
+    """Return the address and port of ``host:port`` or ``[v6]:port``.
+
+    Raises:
+        ConfigurationError: if it is neither.
+    """
+    match = re.fullmatch(r"(?:\[(?P<v6>[^\]\s]+)\]|(?P<host>[^:\[\]\s/]+)):(?P<port>\d{1,5})", text, re.ASCII)
+    if match is None:
+        message = f"{text!r} is not HOST:PORT (an IPv6 address stands in brackets: [::1]:9090)"
+        raise ConfigurationError(message)
+    return match["v6"] or match["host"], check_port(int(match["port"]))
+
+
+def check_port(port: int) -> int:
+    """Return ``port`` if callers can connect to it, else raise :class:`ConfigurationError`."""
+    if isinstance(port, bool) or not isinstance(port, int) or not 1 <= port <= MAX_PORT:
+        message = f"port {port!r} is not between 1 and {MAX_PORT}"
+        raise ConfigurationError(message)
+    return port
+
+
+def _check_address(address: str) -> None:
+    if not address or re.search(r"[\s/\[\]]", address):
+        message = f"address {address!r} is not a host name or IP address"
+        raise ConfigurationError(message)
+    try:
+        ip = ipaddress.ip_address(address)
+    except ValueError:
+        if ":" in address:
+            message = f"address {address!r} holds ':' and is not an IPv6 address: give the port separately"
+            raise ConfigurationError(message) from None
+        return
+    if ip.is_unspecified:
+        message = f"address {address!r} means every interface: callers need the one address that they can reach"
+        raise ConfigurationError(message)
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceInstance:
+    """One instance of one service, as its callers see it. Immutable, hashable and safe to share between threads.
+
+    Attributes:
+        service: the cluster's name.
+        address: the host name or IP that callers connect to; never a wildcard such as ``0.0.0.0``.
+        port: 1 to 65535.
+        id: unique inside the service. Empty means ``service-address-port``, which a restart on the same port takes
+            over, so that a crashed process leaves no second entry behind.
+        metadata: short strings shown to callers. Read-only.
+        tags: labels, in order.
+
+    Raises:
+        ConfigurationError: a field that no registry could hold.
+    """
+
+    service: str
+    address: str
+    port: int
+    id: str = ""
+    metadata: Mapping[str, str] = field(default_factory=dict, hash=False)
+    tags: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Check every field and fill in the default id."""
+        check_name("service name", self.service)
+        _check_address(self.address)
+        check_port(self.port)
+        if not self.id:
+            # An IPv6 address keeps its colons out of the id: some registries' tools split ids at them.
+            object.__setattr__(self, "id", f"{self.service}-{self.address.replace(':', '_')}-{self.port}")
+        check_name("instance id", self.id)
+        for key, value in self.metadata.items():
+            if not isinstance(key, str) or not isinstance(value, str) or not key:
+                message = f"metadata {key!r}: {value!r} of {self.id}: keys and values must be strings, and no key empty"
+                raise ConfigurationError(message)
+        object.__setattr__(self, "metadata", MappingProxyType(dict(self.metadata)))
+        object.__setattr__(self, "tags", tuple(self.tags))
+
+    @property
+    def endpoint(self) -> str:
+        """``address:port`` as callers write it, an IPv6 address in brackets."""
+        return format_endpoint(self.address, self.port)
+
+    def __str__(self) -> str:
+        """Name the instance the way log lines and reports do: ``calculator-1 (10.0.0.7:9090)``."""
+        return f"{self.id} ({self.endpoint})"
