@@ -1,0 +1,116 @@
+# Everything here sets itself up, in .venv and .cache, from nothing but a Python and (for the real
+# servers) a Consul and a ZooKeeper or an apt to download them with. Set-up is keyed on
+# pyproject.toml by stamp files: the second run starts at once.
+
+SHELL := bash
+.SHELLFLAGS := -o pipefail -ec
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+MAKEFLAGS += --no-print-directory
+
+# The Python of .venv: the newest supported one that works, unless told otherwise.
+PYTHON ?= $(shell .ci/pythons | head -n 1)
+# More arguments for pytest, as in: make test-main ARGS='-k consul -x'
+ARGS ?=
+
+BIN := .venv/bin
+STAMP := .venv/.installed
+PY_CONSUL := .cache/venvs/py-consul
+LOGS := .cache/logs
+CODE = $(wildcard registry_drain tests benchmarks examples)
+# pytest's output is shown and kept: `make test` repeats the closing lines of each run at its end.
+LOGGED = | tee $(LOGS)/$@.log
+
+.PHONY: help venv servers demo test test-main test-py-consul test-pythons test-wheel recap lint \
+	format bench clean
+
+help: ## show this
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' Makefile
+
+venv: $(STAMP) ## set up .venv with every extra and the development tools
+
+# Upgrading pip first: installing a dependency group needs 25.1, and Python 3.10 brings 23.
+$(STAMP): pyproject.toml
+	@test -n "$(PYTHON)" || { echo 'No Python 3.10 to 3.13 with venv found; try make PYTHON=...' >&2; exit 1; }
+	@echo "setting up .venv with $(PYTHON) ..."
+	@$(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip install -q --upgrade 'pip>=25.1'
+	@$(BIN)/python -m pip install -q -e '.[all]' --group dev
+	@touch $@
+
+servers: ## get a real Consul and a real ZooKeeper, where none is installed
+	@.ci/servers
+
+demo: $(STAMP) ## a rolling restart under load, stopped naively and drained
+	@$(BIN)/registry-drain demo $(ARGS)
+
+test: ## everything: real servers, py-consul, every Python found, the wheel
+	@rm -rf $(LOGS)
+	@# Each part runs even if an earlier one failed; the last line decides.
+	@failed=; \
+	for part in test-wheel test-main test-py-consul test-pythons; do \
+		$(MAKE) $$part || failed="$$failed $$part"; \
+	done; \
+	echo; .ci/recap; \
+	if [ -n "$$failed" ]; then echo "FAILED:$$failed"; exit 1; fi
+
+test-main: $(STAMP) servers ## the full suite on the main Python
+	@mkdir -p $(LOGS)
+	@$(BIN)/python -m pytest $(ARGS) $(LOGGED)
+
+# py-consul installs the same import name as python-consul, hence an environment of its own.
+$(PY_CONSUL)/.installed: pyproject.toml $(STAMP)
+	@echo 'setting up an environment with py-consul ...'
+	@rm -rf $(PY_CONSUL)
+	@$(BIN)/python -m venv $(PY_CONSUL)
+	@$(PY_CONSUL)/bin/python -m pip install -q --upgrade 'pip>=25.1'
+	@$(PY_CONSUL)/bin/python -m pip install -q -e '.[zookeeper,thrift,cli]' --group test --group py-consul
+	@touch $@
+
+test-py-consul: $(PY_CONSUL)/.installed servers ## whatever concerns Consul, with py-consul as the client
+	@mkdir -p $(LOGS)
+	@$(PY_CONSUL)/bin/python -m pytest -k consul $(ARGS) $(LOGGED)
+
+# One level of recursion per interpreter, so that each has its own stamp, log and outcome.
+test-pythons: $(STAMP) ## the suite without servers, on every other Python 3.10 to 3.13 found
+	@main=$$($(BIN)/python -c 'import sys; print(sys.version_info[:2])'); failed=; \
+	for python in $$(.ci/pythons); do \
+		if [ "$$($$python -c 'import sys; print(sys.version_info[:2])')" != "$$main" ]; then \
+			version=$$($$python -c 'import sys; print("%d.%d" % sys.version_info[:2])'); \
+			$(MAKE) test-python-$$version OTHER=$$python || failed="$$failed $$version"; \
+		fi; \
+	done; \
+	if [ -n "$$failed" ]; then echo "failed on Python$$failed"; exit 1; fi
+
+.cache/venvs/python-%/.installed: pyproject.toml
+	@echo 'setting up an environment with $(OTHER) ...'
+	@rm -rf $(@D)
+	@$(OTHER) -m venv $(@D)
+	@$(@D)/bin/python -m pip install -q --upgrade 'pip>=25.1'
+	@$(@D)/bin/python -m pip install -q -e '.[all]' --group test
+	@touch $@
+
+.PRECIOUS: .cache/venvs/python-%/.installed
+test-python-%: .cache/venvs/python-%/.installed
+	@mkdir -p $(LOGS)
+	@$(<D)/bin/python -m pytest -m 'not consul and not zookeeper' $(ARGS) $(LOGGED)
+
+test-wheel: $(STAMP) ## build the wheel, install it with every extra, try both commands
+	@.ci/smoke $(BIN)/python
+
+lint: $(STAMP) ## ruff and mypy --strict
+	@$(BIN)/ruff check $(CODE)
+	@$(BIN)/ruff format --check $(CODE)
+	@$(BIN)/mypy $(CODE)
+
+format: $(STAMP) ## apply ruff's fixes and formatting
+	@$(BIN)/ruff check --fix $(CODE)
+	@$(BIN)/ruff format $(CODE)
+
+bench: $(STAMP) servers ## the benchmarks; ratios, in one run
+	@for each in benchmarks/bench_*.py; do \
+		echo "== $$each"; $(BIN)/python -m benchmarks.$$(basename $$each .py) || exit 1; \
+	done
+
+clean: ## remove what make created
+	@rm -rf .venv .cache dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis
