@@ -1,0 +1,1 @@
+"""The tests. Whatever needs a real server says so by its fixtures; see conftest.py."""
