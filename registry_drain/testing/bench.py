@@ -37,7 +37,7 @@ def promise(is_kept: bool, broken: str) -> None:  # noqa: FBT001 -- reads as a s
 
 
 def until(condition: Callable[[], bool], within: float, broken: str, seen: Callable[[], object] | None = None) -> None:
-    """Look at ``condition`` until it holds; fail with ``broken``, and what was ``seen``, after ``within`` real seconds."""
+    """Look until ``condition`` holds; after ``within`` real seconds fail with ``broken`` and what was ``seen``."""
     __tracebackhide__ = True
     ends_at = time.monotonic() + within
     while not condition():
@@ -145,7 +145,7 @@ class RegistryBench:
         """Return our threads that were started since the bench was opened and are alive."""
         return threads_since(self._before)
 
-    def __enter__(self) -> RegistryBench:  # noqa: PYI034 -- Self is in typing only since 3.11
+    def __enter__(self) -> RegistryBench:
         """Open the bench."""
         return self
 

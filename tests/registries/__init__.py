@@ -1,0 +1,1 @@
+"""Registries: the contract suite on each of them, and what is particular to each."""
