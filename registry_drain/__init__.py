@@ -1,1 +1,43 @@
-"""Stop a server so that no request fails: leave the registry first, drain, then tell everybody else."""
+"""Stop a server so that no request fails: leave the registry first, drain, then tell everybody else.
+
+The map of the house, from the outside in:
+
+- :mod:`registry_drain.service`: :func:`serve` and :class:`Service` join a server, its registries and its stop.
+- :mod:`registry_drain.shutdown`: the stop: phases, budget, observers, report, signals. Knows no registry and no server.
+- :mod:`registry_drain.registries`: where instances are listed: Consul, ZooKeeper, a local directory; by URL.
+- :mod:`registry_drain.servers`: what is drained: one adapter for each server library.
+- :mod:`registry_drain.instance`, ``errors``, ``clock``: what all of them speak of.
+- :mod:`registry_drain.cli`: the commands. :mod:`registry_drain.testing`: for your own tests.
+
+Importing it changes nothing in the process: no signal handler, no thread, no logging configuration.
+"""
+
+from registry_drain.clock import Clock, Deadline
+from registry_drain.errors import ConfigurationError, RegistryDrainError, RegistryError
+from registry_drain.instance import ServiceInstance
+from registry_drain.registries.url import open_registry
+from registry_drain.service import Service, serve
+from registry_drain.shutdown.budget import StopBudget
+from registry_drain.shutdown.observers import ShutdownObserver, When
+from registry_drain.shutdown.report import ShutdownReport
+from registry_drain.shutdown.routine import StopRoutine
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Clock",
+    "ConfigurationError",
+    "Deadline",
+    "RegistryDrainError",
+    "RegistryError",
+    "Service",
+    "ServiceInstance",
+    "ShutdownObserver",
+    "ShutdownReport",
+    "StopBudget",
+    "StopRoutine",
+    "When",
+    "__version__",
+    "open_registry",
+    "serve",
+]

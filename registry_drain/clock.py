@@ -66,6 +66,9 @@ class SystemClock:
 SYSTEM_CLOCK: Clock = SystemClock()
 """The default of every ``clock`` parameter."""
 
+_MOST_HEADROOM = 0.25
+"""Seconds; some hundred times what handing a result between two threads takes on a busy machine."""
+
 
 @dataclass(frozen=True, slots=True)
 class Deadline:
@@ -91,6 +94,14 @@ class Deadline:
     def capped(self, seconds: float) -> Deadline:
         """Return this deadline or the one ``seconds`` from now, whichever comes first."""
         return Deadline(min(self.at, self.clock.now() + seconds), self.clock)
+
+    def with_headroom(self) -> Deadline:
+        """Return an earlier deadline to hand on: what ends exactly there still reaches whoever waits for this one.
+
+        It is a tenth of what is left earlier, and at most 0.25 s.
+        """
+        remaining = self.remaining()
+        return self.capped(remaining - min(_MOST_HEADROOM, remaining / 10))
 
     def wait(self, event: threading.Event) -> bool:
         """Wait until ``event`` is set or this deadline is past; return whether it is set."""

@@ -10,7 +10,6 @@ import importlib
 import urllib.parse
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from importlib import metadata
 from types import MappingProxyType
 from typing import TypeVar, cast
 
@@ -197,6 +196,8 @@ def _factory(scheme: str) -> RegistryFactory:
             if not client or (error.name or "").partition(".")[0] != client:
                 raise
             raise MissingExtraError(f"{scheme}://", package, extra) from error
+    from importlib import metadata  # here, because it alone takes as long as the rest of the package
+
     found = {point.name: point for point in metadata.entry_points(group=ENTRY_POINT_GROUP)}
     if scheme not in found:
         message = f"unknown registry {scheme}://: installed are {', '.join(sorted({*_BUILT_IN, *found}))}"

@@ -1,0 +1,155 @@
+"""What a stop says while it happens: typed events, and the sinks that take them.
+
+Phases and observers come in pairs (started, ended) and in order. A sink is a function of one event, called in the
+thread where the event happens: it must not block, since the stop waits for it. If it raises, that is logged and the
+stop goes on. ``str(event)`` is its log line; ``is_warning`` says whether a person should look.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from registry_drain.registries.base import Removal
+from registry_drain.servers.in_flight import InFlightRequest
+from registry_drain.shutdown.observers import ObserverResult
+from registry_drain.shutdown.phases import Outcome, Phase
+
+logger = logging.getLogger("registry_drain")
+"""The package's one logger. It is never configured here."""
+
+
+@dataclass(frozen=True, slots=True)
+class StopRequested:
+    """The stop begins. ``reason`` is the signal's name or what the caller gave; ``grace_period`` is in seconds."""
+
+    reason: str
+    grace_period: float
+    is_warning = False
+
+    def __str__(self) -> str:
+        return f"stop requested ({self.reason}), grace period {self.grace_period:g} s"
+
+
+@dataclass(frozen=True, slots=True)
+class StopHurried:
+    """A second signal: waits are skipped from now on."""
+
+    reason: str
+    is_warning = True
+
+    def __str__(self) -> str:
+        return f"stop hurried ({self.reason}): skipping every wait"
+
+
+@dataclass(frozen=True, slots=True)
+class PhaseStarted:
+    """A phase begins; it may take ``planned`` seconds."""
+
+    phase: Phase
+    planned: float
+    is_warning = False
+
+    def __str__(self) -> str:
+        return f"{self.phase.name}: at most {self.planned:.1f} s"
+
+
+@dataclass(frozen=True, slots=True)
+class PhaseEnded:
+    """A phase has ended after ``elapsed`` seconds."""
+
+    phase: Phase
+    outcome: Outcome
+    elapsed: float
+    detail: str
+
+    @property
+    def is_warning(self) -> bool:
+        """Whether it did not do what it is for."""
+        return not self.outcome.is_fine
+
+    def __str__(self) -> str:
+        return f"{self.phase.name}: {self.outcome.value} after {self.elapsed:.3f} s{_tail(self.detail)}"
+
+
+@dataclass(frozen=True, slots=True)
+class InstanceRemoved:
+    """A registration has ended, well or not: see the removal's outcome."""
+
+    removal: Removal
+
+    @property
+    def is_warning(self) -> bool:
+        """Whether the instance may still be listed."""
+        return not self.removal.is_gone
+
+    def __str__(self) -> str:
+        removal = self.removal
+        where = f" at {removal.registry}" if removal.registry else ""
+        return f"deregistering {removal.subject}{where}: {removal.outcome.value}{_tail(removal.detail)}"
+
+
+@dataclass(frozen=True, slots=True)
+class RequestsCutOff:
+    """The drain's deadline came first: these requests were cut."""
+
+    requests: tuple[InFlightRequest, ...]
+    is_warning = True
+
+    def __str__(self) -> str:
+        names = ", ".join(f"{request.name or 'request'} from {request.peer or 'unknown'}" for request in self.requests)
+        return f"cut off {len(self.requests)} in flight: {names}"
+
+
+@dataclass(frozen=True, slots=True)
+class ObserverTold:
+    """An observer was told, well or not."""
+
+    result: ObserverResult
+
+    @property
+    def is_warning(self) -> bool:
+        """Whether it failed or was left behind."""
+        return not self.result.outcome.is_fine
+
+    def __str__(self) -> str:
+        result = self.result
+        return f"observer {result.name}: {result.outcome.value} after {result.elapsed:.3f} s{_tail(result.detail)}"
+
+
+@dataclass(frozen=True, slots=True)
+class SignalHandlerDisplaced:
+    """Somebody replaced our handler of ``signal_name`` by ``handler``."""
+
+    signal_name: str
+    handler: str
+    is_warning = True
+
+    def __str__(self) -> str:
+        return (
+            f"{self.signal_name} is now handled by {self.handler}: unless that calls ours, the signal will not stop"
+            " this server gracefully; install it before serve(), then it is called after the stop"
+        )
+
+
+Event = (
+    StopRequested
+    | StopHurried
+    | PhaseStarted
+    | PhaseEnded
+    | InstanceRemoved
+    | RequestsCutOff
+    | ObserverTold
+    | SignalHandlerDisplaced
+)
+EventSink = Callable[[Event], None]
+
+
+def log_event(event: Event) -> None:
+    """Write one event to the logger ``registry_drain``, as a warning if a person should look. The default sink."""
+    logger.log(logging.WARNING if event.is_warning else logging.INFO, "%s", event)
+
+
+def _tail(detail: str) -> str:
+    return f": {detail}" if detail else ""

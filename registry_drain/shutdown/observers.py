@@ -1,0 +1,229 @@
+"""Who is told of a stop: the first observers (registrations), those told when draining starts, those told when it has
+ended.
+
+An observer is anything with ``on_shutdown(deadline)``, or simply a function without arguments. Each runs in a thread of
+its own, with its own time limit, and its failure is a line of the report, never the end of the stop.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from enum import Enum
+from typing import Protocol
+
+from registry_drain.clock import Deadline
+from registry_drain.errors import ConfigurationError
+from registry_drain.registries.base import Removal
+from registry_drain.shutdown.bounded import BoundedCall
+from registry_drain.shutdown.phases import Outcome
+
+
+class ShutdownObserver(Protocol):
+    """Somebody who must be told that the server stops."""
+
+    def on_shutdown(self, deadline: Deadline) -> object:
+        """Do what must be done, by ``deadline``. Called once, in a thread of its own; what it returns is ignored.
+
+        It may raise: the report says so. It may call ``stop()``: that returns at once.
+        """
+        ...
+
+
+class FirstObserver(Protocol):
+    """Somebody who takes the instance out of a cluster, before anything else happens. Every Registration is one."""
+
+    def fence(self, deadline: Deadline) -> None:
+        """Make sure that nothing of ours registers or renews any more; stopped and joined when this returns."""
+        ...
+
+    def on_shutdown(self, deadline: Deadline) -> Removal:
+        """Remove our own instance, read the registry back, and say what was found."""
+        ...
+
+
+class When(Enum):
+    """When an observer is told."""
+
+    DRAINING_STARTS = "draining starts"
+    """The listener is closed and requests are finishing: stop taking work. All are told at once, beside the drain."""
+    DRAINED = "drained"
+    """Nothing is in flight any more: flush, close, release. One after the other, in the order they were added."""
+
+
+@dataclass(frozen=True, slots=True)
+class ObserverResult:
+    """What became of telling one observer.
+
+    Attributes:
+        name: the observer's.
+        when: at which point it was told.
+        outcome: TIMED_OUT means that it was left behind, still running.
+        elapsed: seconds.
+        detail: the exception, or where it hangs.
+    """
+
+    name: str
+    when: When
+    outcome: Outcome
+    elapsed: float
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class _Told:
+    name: str
+    tell: Callable[[Deadline], object]
+    when: When
+    time_limit: float | None
+
+
+class ShutdownNotifier:
+    """Keeps the observers of one process and tells them. ``add`` may be called from any thread until the stop begins.
+
+    Args:
+        reserved: seconds kept for the observers told when drained (``StopBudget.notify``).
+    """
+
+    def __init__(self, *, reserved: float) -> None:
+        """Begin with nobody to tell."""
+        self._reserved = reserved
+        self._lock = threading.Lock()
+        self._first: list[tuple[str, FirstObserver]] = []
+        self._observers: list[_Told] = []
+        self._is_closed = False
+
+    def add(
+        self,
+        observer: ShutdownObserver | Callable[[], object],
+        *,
+        name: str = "",
+        when: When = When.DRAINED,
+        time_limit: float | None = None,
+    ) -> None:
+        """Tell ``observer`` too.
+
+        Args:
+            observer: an object with ``on_shutdown(deadline)``, or a function without arguments.
+            name: for the report; default: the function's or the class's name.
+            when: see :class:`When`.
+            time_limit: seconds. None: an equal share of what the limits of the others leave of the reserved time.
+
+        Raises:
+            ConfigurationError: not an observer, a limit that cannot be kept, or the stop has begun.
+        """
+        tell = _as_call(observer)
+        told = _Told(name or _name_of(observer), tell, when, time_limit)
+        if time_limit is not None and not 0 < time_limit < float("inf"):
+            raise ConfigurationError(
+                f"observer {told.name}: time_limit={time_limit!r}: must be a positive number of seconds"
+            )
+        with self._lock:
+            if self._is_closed:
+                raise ConfigurationError(f"observer {told.name}: too late, the stop has begun")
+            limits = sum(other.time_limit or 0 for other in [*self._observers, told] if other.when is When.DRAINED)
+            if when is When.DRAINED and limits > self._reserved:
+                raise ConfigurationError(
+                    f"observer {told.name}: the time limits add up to {limits:g} s, but only {self._reserved:g} s are"
+                    " reserved for observers: raise StopBudget(notify=…), or lower a time_limit"
+                )
+            self._observers.append(told)
+
+    def add_first(self, observer: FirstObserver, *, name: str = "") -> None:
+        """Let ``observer`` take the instance out of a cluster before anything else; several do so at once.
+
+        Raises:
+            ConfigurationError: the stop has begun.
+        """
+        name = name or str(getattr(observer, "instance", "")) or _name_of(observer)
+        with self._lock:
+            if self._is_closed:
+                raise ConfigurationError(f"registration {name}: too late, the stop has begun")
+            self._first.append((name, observer))
+
+    def begin_first(self, deadline: Deadline, on_end: Callable[[], None]) -> list[BoundedCall[Removal]]:
+        """Let every first observer fence, remove and prove, all at once; ``on_end`` is called as each ends."""
+        with self._lock:
+            first = list(self._first)
+        return [
+            BoundedCall(name, _leaving(observer, deadline.with_headroom()), deadline, on_end=on_end)
+            for name, observer in first
+        ]
+
+    def close(self) -> None:
+        """Refuse further observers: the stop has begun."""
+        with self._lock:
+            self._is_closed = True
+
+    def begin_draining_starts(self, deadline: Deadline, on_end: Callable[[], None]) -> list[BoundedCall[object]]:
+        """Start telling everybody who wants to know that draining starts; each inside its limit, all at once."""
+        return [
+            self._begin(told, deadline if told.time_limit is None else deadline.capped(told.time_limit), on_end)
+            for told in self._of(When.DRAINING_STARTS)
+        ]
+
+    def tell_drained(
+        self,
+        until: Callable[[], Deadline],
+        wait: Callable[[BoundedCall[object]], None],
+        on_end: Callable[[], None],
+    ) -> Iterator[ObserverResult]:
+        """Tell everybody who wants to know that the drain has ended, in order; yield what became of each.
+
+        An observer that needs longer than its limit is left behind, so that the later ones keep theirs. ``until`` is
+        asked before each for the end of all; ``wait`` waits for one, which calls ``on_end`` when it ends.
+        """
+        waiting = self._of(When.DRAINED)
+        while waiting:
+            told = waiting.pop(0)
+            deadline = until()
+            later_limits = sum(other.time_limit or 0 for other in waiting)
+            sharing = sum(other.time_limit is None for other in [told, *waiting])
+            left = max(deadline.remaining() - later_limits, 0.0)
+            limit = left / sharing if told.time_limit is None else told.time_limit
+            call = self._begin(told, deadline.capped(limit), on_end)
+            wait(call)
+            yield result_of(call, When.DRAINED)
+
+    def _of(self, when: When) -> list[_Told]:
+        with self._lock:
+            return [told for told in self._observers if told.when is when]
+
+    def _begin(self, told: _Told, deadline: Deadline, on_end: Callable[[], None]) -> BoundedCall[object]:
+        return BoundedCall(told.name, lambda: told.tell(deadline.with_headroom()), deadline, on_end=on_end)
+
+    def __repr__(self) -> str:
+        """Show whom it tells."""
+        with self._lock:
+            first = [name for name, _ in self._first]
+            return f"<ShutdownNotifier first={first} observers={[told.name for told in self._observers]}>"
+
+
+def result_of(call: BoundedCall[object], when: When) -> ObserverResult:
+    """Return what became of ``call`` so far."""
+    return ObserverResult(call.name, when, call.outcome, call.elapsed, call.detail)
+
+
+def _leaving(observer: FirstObserver, deadline: Deadline) -> Callable[[], Removal]:
+    def leave() -> Removal:
+        # The fence stands before anything is deleted: a heartbeat that comes between would put the instance back.
+        observer.fence(deadline)
+        return observer.on_shutdown(deadline)
+
+    return leave
+
+
+def _as_call(observer: ShutdownObserver | Callable[[], object]) -> Callable[[Deadline], object]:
+    method: Callable[[Deadline], object] | None = getattr(observer, "on_shutdown", None)
+    if callable(method):
+        return method
+    if callable(observer):
+        function = observer
+        return lambda _deadline: function()
+    raise ConfigurationError(f"{observer!r} is no observer: it has no on_shutdown(deadline) and cannot be called")
+
+
+def _name_of(observer: object) -> str:
+    name = getattr(observer, "__qualname__", None) or type(observer).__qualname__
+    return str(name)

@@ -1,0 +1,334 @@
+"""The stop itself: one thread passes through the phases, on one screen: see :meth:`StopRoutine._run`.
+
+Theory of operation: everything that the routine calls (registrations, the server, observers) runs in bounded threads
+(:mod:`registry_drain.shutdown.bounded`), so that each step ends by its deadline whatever it calls does. ``_nudge``
+wakes the routine when such a call ends or somebody hurries it. State is written by the stop's thread alone, under
+``_lock`` where others read it.
+
+Rules: phases come in order, each once. A phase that fails or runs out of time never stops the later ones. Nothing is
+swallowed: it is in the report. After the stop has begun the instance is never registered again.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable
+from typing import TypeVar
+
+from registry_drain.clock import SYSTEM_CLOCK, Clock, Deadline
+from registry_drain.registries.base import Removal, RemovalOutcome
+from registry_drain.servers.base import DrainableServer
+from registry_drain.shutdown import events
+from registry_drain.shutdown.bounded import BoundedCall, StopThread
+from registry_drain.shutdown.budget import Ledger, StopBudget
+from registry_drain.shutdown.observers import ObserverResult, ShutdownNotifier, When, result_of
+from registry_drain.shutdown.phases import STOP_ORDER, Outcome, Phase
+from registry_drain.shutdown.report import CutOffRequest, LateArrivals, PhaseReport, ShutdownReport
+from registry_drain.shutdown.watchdog import Watchdog
+
+T = TypeVar("T")
+_Step = Callable[[Deadline], tuple[Outcome, str]]
+
+_CUT_OFF_LIMIT = 1.0
+"""Seconds for closing what is left; it takes from the margin only if everything before took all of its time."""
+
+
+class StopRoutine:
+    """Stops one server, once. Every method may be called from any thread; none but ``stop`` and ``wait`` blocks.
+
+    Args:
+        server: what is drained.
+        budget: how long everything may take.
+        notifier: who is told; made from the budget if None.
+        clock: measures and passes all time.
+        sinks: are told each event; default: the log.
+        watchdog: ends the process if the stop does not end, None (default) if the process is not ours to end.
+    """
+
+    def __init__(
+        self,
+        server: DrainableServer,
+        *,
+        budget: StopBudget | None = None,
+        notifier: ShutdownNotifier | None = None,
+        clock: Clock = SYSTEM_CLOCK,
+        sinks: Iterable[events.EventSink] = (events.log_event,),
+        watchdog: Watchdog | None = None,
+    ) -> None:
+        """Serve until told to stop; nothing starts yet."""
+        self._server = server
+        self._budget = budget or StopBudget()
+        self.notifier = notifier or ShutdownNotifier(reserved=self._budget.part("notify"))
+        self._clock = clock
+        self._sinks = tuple(sinks)
+        self._watchdog = watchdog
+
+        self._lock = threading.Lock()
+        self._phase = Phase.SERVING
+        self._reason = ""
+        self._started_at = 0.0
+        self._ended_at: float | None = None
+        self._phases: list[PhaseReport] = []
+
+        self._phase_started_at = 0.0
+        self._hurried_at: float | None = None
+        self._requested = threading.Event()
+        self._hurried = threading.Event()
+        self._nudge = threading.Event()
+        self._finished = threading.Event()
+
+        self._leaving: list[BoundedCall[Removal]] = []
+        self._gone_at: float | None = None
+        self._arrivals_when_gone = 0
+        self._listener = ""
+        self._draining: list[BoundedCall[object]] = []
+        self._drained: list[ObserverResult] = []
+        self._cut_off: tuple[CutOffRequest, ...] = ()
+
+    # --- what others see and say ------------------------------------------------------------------------------------
+
+    @property
+    def phase(self) -> Phase:
+        """Where the stop is."""
+        return self._phase
+
+    @property
+    def is_stopping(self) -> bool:
+        """Whether the stop has begun: readiness checks should answer no. Requests are still served for a while."""
+        return self._requested.is_set()
+
+    @property
+    def requested(self) -> threading.Event:
+        """Set when the stop begins. Wait for it; do not set it."""
+        return self._requested
+
+    @property
+    def report(self) -> ShutdownReport:
+        """The report so far; complete once the phase is STOPPED."""
+        with self._lock:
+            phase, phases, ended_at = self._phase, tuple(self._phases), self._ended_at
+        elapsed = (self._clock.now() if ended_at is None else ended_at) - self._started_at if phase.is_stopping else 0.0
+        return ShutdownReport(
+            reason=self._reason,
+            phase=phase,
+            grace_period=self._budget.grace_period,
+            elapsed=elapsed,
+            is_hurried=self._hurried.is_set(),
+            phases=phases,
+            removals=tuple(_removal_of(call) for call in self._leaving),
+            listener=self._listener,
+            late_arrivals=self._late_arrivals(),
+            cut_off=self._cut_off,
+            observers=(*(result_of(call, When.DRAINING_STARTS) for call in self._draining), *self._drained),
+        )
+
+    def request_stop(self, reason: str) -> None:
+        """Begin the stop, if it has not begun; returns at once. Not for signal handlers: it starts a thread."""
+        with self._lock:
+            if self._requested.is_set():
+                return
+            self._reason = reason
+            self._started_at = self._clock.now()
+            self._requested.set()
+        # Not a daemon: a main thread that returns early must not cut the stop short.
+        StopThread(target=self._run, name="registry-drain-stop").start()
+
+    def stop(self, reason: str = "stop() was called") -> ShutdownReport:
+        """Stop, or join the stop under way, and return its report when it has ended.
+
+        Called from inside a request handler or an observer it returns at once, with the report so far: the stop waits
+        for that caller, so the caller cannot wait for the stop.
+        """
+        self.request_stop(reason)
+        if not (isinstance(threading.current_thread(), StopThread) or self._server.in_flight.holds_current_thread()):
+            self.wait()
+        return self.report
+
+    def hurry(self, reason: str) -> None:
+        """Skip every wait: deregister and notify within short bounds, cut off what is in flight; stop if need be."""
+        self.request_stop(reason)
+        with self._lock:
+            if self._hurried.is_set() or self._finished.is_set():
+                return
+            self._hurried_at = self._clock.now()
+            self._hurried.set()
+        self._nudge.set()
+        self._emit(events.StopHurried(reason))
+
+    def wait(self, timeout: float | None = None) -> ShutdownReport | None:
+        """Wait until the stop has ended, at most ``timeout`` seconds; return its report, or None if it has not."""
+        return self.report if self._clock.wait(self._finished, timeout) else None
+
+    def report_displaced(self, signal_name: str, handler: str) -> None:
+        """Tell the sinks that somebody displaced our signal handler."""
+        self._emit(events.SignalHandlerDisplaced(signal_name, handler))
+
+    def __repr__(self) -> str:
+        """Show the phase, and once stopping what is left of requests and time."""
+        phase = self._phase
+        text = f"<StopRoutine {phase.name} in_flight={self._server.in_flight.count}"
+        if phase.is_stopping and phase is not Phase.STOPPED:
+            text += f" remaining={self._started_at + self._budget.grace_period - self._clock.now():.1f}s"
+        return f"{text}>"
+
+    # --- the stop ---------------------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        if self._watchdog:
+            self._watchdog.arm(
+                Deadline(self._started_at + self._budget.watchdog, self._clock), lambda: f"{self!r} overdue"
+            )
+        self._emit(events.StopRequested(self._reason, self._budget.grace_period))
+        self.notifier.close()
+        ledger = Ledger(self._budget, self._started_at, self._clock)
+        steps: dict[Phase, _Step] = {
+            Phase.DEREGISTERING: self._deregister,
+            Phase.PROPAGATING: self._propagate,
+            Phase.CLOSING: self._close_listener,
+            Phase.DRAINING: self._drain,
+            Phase.NOTIFYING: self._notify,
+        }
+        for phase in STOP_ORDER:
+            self._pass_through(phase, steps[phase], ledger)
+        with self._lock:
+            self._phase = Phase.STOPPED
+            self._ended_at = self._clock.now()
+        self._finished.set()
+
+    def _pass_through(self, phase: Phase, step: _Step, ledger: Ledger) -> None:
+        started_at = self._clock.now()
+        with self._lock:
+            self._phase = phase
+            self._phase_started_at = started_at
+        deadline = ledger.deadline(phase)
+        planned = self._until(deadline).remaining()
+        self._emit(events.PhaseStarted(phase, planned))
+        try:
+            outcome, detail = step(deadline)
+        except Exception as error:  # noqa: BLE001 - an error of ours must not keep the later phases from running
+            outcome, detail = Outcome.FAILED, f"{type(error).__name__}: {error}"
+        report = PhaseReport(phase, planned, self._clock.now() - started_at, outcome, detail)
+        with self._lock:
+            self._phases.append(report)
+        self._emit(events.PhaseEnded(phase, outcome, report.actual, detail))
+
+    def _deregister(self, deadline: Deadline) -> tuple[Outcome, str]:
+        self._leaving = self.notifier.begin_first(self._until(deadline), self._nudge.set)
+        self._await(self._leaving)
+        removals = [_removal_of(call) for call in self._leaving]
+        for removal in removals:
+            self._emit(events.InstanceRemoved(removal))
+        # The instant of proof is the backend's; arrivals are counted a moment later, so at worst one too few is late.
+        proofs = [removal.confirmed_at for removal in removals if removal.confirmed_at is not None]
+        self._arrivals_when_gone = self._server.in_flight.total
+        self._gone_at = max(proofs) if len(proofs) == len(removals) and proofs else self._clock.now()
+        if not removals:
+            return Outcome.SKIPPED, "nothing is registered"
+        left = [removal.subject for removal in removals if not removal.is_gone]
+        if not left:
+            return Outcome.COMPLETED, ""
+        is_late = any(not call.is_done for call in self._leaving)
+        return Outcome.TIMED_OUT if is_late else Outcome.FAILED, f"not proven gone: {', '.join(left)}"
+
+    def _propagate(self, deadline: Deadline) -> tuple[Outcome, str]:
+        if not self._leaving:
+            return Outcome.SKIPPED, "nothing was registered"
+        gone_at = self._clock.now() if self._gone_at is None else self._gone_at
+        while True:
+            last_arrival_at = self._server.in_flight.last_arrival_at
+            due_at = gone_at + self._budget.floor
+            if last_arrival_at is not None:
+                due_at = max(due_at, last_arrival_at + self._budget.quiet_period)
+            now = self._clock.now()
+            if due_at <= now:
+                return Outcome.COMPLETED, ""
+            if deadline.is_past:
+                return Outcome.TIMED_OUT, f"requests still arrived {now - (last_arrival_at or now):.3f} s ago"
+            if self._clock.wait(self._hurried, min(due_at, deadline.at) - now):
+                return Outcome.SKIPPED, "hurried"
+
+    def _close_listener(self, deadline: Deadline) -> tuple[Outcome, str]:
+        closing = self._begin("close_listener", self._server.close_listener, deadline)
+        self._await([closing])
+        if closing.value is None:
+            return closing.outcome, closing.detail
+        closure = closing.value
+        self._listener = closure.method
+        if closure.is_clean:
+            return Outcome.COMPLETED, ""
+        return Outcome.TIMED_OUT, "connections still came in when the listener was closed"
+
+    def _drain(self, deadline: Deadline) -> tuple[Outcome, str]:
+        self._draining = self.notifier.begin_draining_starts(deadline, self._nudge.set)
+        drain = self._begin("drain", self._server.drain, deadline)
+        self._await([drain, *self._draining])
+        for call in self._draining:
+            self._emit(events.ObserverTold(result_of(call, When.DRAINING_STARTS)))
+        cutting = BoundedCall("cut_off", self._server.cut_off, Deadline.after(_CUT_OFF_LIMIT, self._clock))
+        cutting.wait()
+        # An adapter that hangs here has told us nothing, so its tracker has the last word.
+        requests = self._server.in_flight.snapshot() if cutting.value is None else cutting.value
+        now = self._clock.now()
+        self._cut_off = tuple(CutOffRequest(each.name, each.peer, now - each.started_at) for each in requests)
+        if requests:
+            self._emit(events.RequestsCutOff(requests))
+        if drain.outcome is Outcome.FAILED or not cutting.outcome.is_fine:
+            return Outcome.FAILED, drain.detail or cutting.detail
+        if drain.value and not requests:
+            return Outcome.COMPLETED, ""
+        why = "hurried: " if self._hurried.is_set() else ""
+        return Outcome.TIMED_OUT, f"{why}{len(requests)} cut off"
+
+    def _notify(self, deadline: Deadline) -> tuple[Outcome, str]:
+        results = self.notifier.tell_drained(
+            lambda: self._until(deadline), lambda call: self._await([call]), self._nudge.set
+        )
+        for result in results:
+            self._drained.append(result)
+            self._emit(events.ObserverTold(result))
+        bad = [result.name for result in self._drained if not result.outcome.is_fine]
+        return (Outcome.FAILED, f"not well: {', '.join(bad)}") if bad else (Outcome.COMPLETED, "")
+
+    # --- the steps' tools -------------------------------------------------------------------------------------------
+
+    def _begin(self, name: str, call: Callable[[Deadline], T], deadline: Deadline) -> BoundedCall[T]:
+        return BoundedCall(name, lambda: call(deadline.with_headroom()), deadline, on_end=self._nudge.set)
+
+    def _until(self, deadline: Deadline) -> Deadline:
+        """Return ``deadline``, or once the stop is hurried what this phase may then take, if that is earlier."""
+        if self._hurried_at is None:
+            return deadline
+        hurried_at = max(self._hurried_at, self._phase_started_at) + self._budget.when_hurried(self._phase)
+        return Deadline(min(deadline.at, hurried_at), self._clock)
+
+    def _await(self, calls: Iterable[BoundedCall[object]]) -> None:
+        """Wait until each of ``calls`` has ended or is past its deadline, or a hurry ends the phase."""
+        calls = tuple(calls)
+        while True:
+            self._nudge.clear()
+            pending = [self._until(call.deadline) for call in calls if not call.is_over]
+            if not pending or all(deadline.is_past for deadline in pending):
+                return
+            min(pending, key=lambda deadline: deadline.at).wait(self._nudge)
+
+    def _late_arrivals(self) -> LateArrivals:
+        in_flight = self._server.in_flight
+        gone_at, last_at = self._gone_at, in_flight.last_arrival_at
+        count = in_flight.total - self._arrivals_when_gone
+        if gone_at is None or last_at is None or count <= 0:
+            return LateArrivals()
+        return LateArrivals(count, max(last_at - gone_at, 0.0))
+
+    def _emit(self, event: events.Event) -> None:
+        for sink in self._sinks:
+            try:
+                sink(event)
+            except Exception:  # noqa: BLE001, PERF203 - a sink is somebody else's code; the stop goes on
+                events.logger.exception("event sink %r failed", sink)
+
+
+def _removal_of(call: BoundedCall[Removal]) -> Removal:
+    if call.value is not None:
+        return call.value
+    detail = call.detail or "no answer"
+    return Removal(call.name, "", RemovalOutcome.UNCONFIRMED, f"{detail}; what is left behind expires by itself")
