@@ -220,7 +220,9 @@ class Service:
             self.routine.requested.wait()
         finally:
             # Also when somebody else's signal handler raises (KeyboardInterrupt): it stops gracefully, then goes on.
-            report = self.routine.stop("interrupted")
+            self.routine.request_stop("interrupted")
+            self.routine.wait()
+            report = self.routine.report
             logger.log(logging.INFO if report.is_clean else logging.WARNING, "%s", report)
             self._close()
         return report
