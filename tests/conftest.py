@@ -126,7 +126,7 @@ def new_consul_agent(tmp_path: Path) -> Iterator[NewConsulAgent]:
         ) -> ConsulAgent:
             directory = tmp_path / f"consul-{uuid.uuid4().hex[:6]}"
             agent = ConsulAgent(directory, acl=acl, tls=tls, keeps_data=keeps_data, settings=settings)
-            stack.callback(agent.stop)
+            stack.callback(agent.kill)
             agent.start()
             return agent
 
@@ -157,7 +157,7 @@ def new_zookeeper(tmp_path: Path) -> Iterator[NewZooKeeper]:
         def new(*, tick_time_ms: int = 500, settings: dict[str, object] | None = None) -> ZooKeeperServer:
             directory = tmp_path / f"zookeeper-{uuid.uuid4().hex[:6]}"
             server = ZooKeeperServer(directory, tick_time_ms=tick_time_ms, settings=settings)
-            stack.callback(server.stop)
+            stack.callback(server.kill)
             server.start()
             return server
 

@@ -178,8 +178,18 @@ class ManagedProcess:
             self._popen.send_signal(number)
 
     def freeze(self) -> None:
-        """SIGSTOP: it keeps its sockets, accepts by the kernel, and answers nothing."""
+        """SIGSTOP: it keeps its sockets, accepts by the kernel, and answers nothing.
+
+        Returns when every thread stands still. The signal alone does not do that: a JVM has answered a request since.
+        """
         self.signal(signal.SIGSTOP)
+
+        def stands_still() -> bool:
+            return not self.is_running or bool(
+                os.waitid(os.P_PID, self.pid, os.WSTOPPED | os.WNOHANG | os.WNOWAIT)  # WNOWAIT: for Popen to see too
+            )
+
+        eventually(stands_still, interval=0.001, because=f"{self!r} is frozen")
 
     def thaw(self) -> None:
         """SIGCONT."""
