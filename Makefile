@@ -6,6 +6,8 @@ SHELL := bash
 .SHELLFLAGS := -o pipefail -ec
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
+# Real servers, real time and two cores: suites side by side would only disturb each other.
+.NOTPARALLEL:
 MAKEFLAGS += --no-print-directory
 
 # The Python of .venv: the newest supported one that works, unless told otherwise.
