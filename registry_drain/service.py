@@ -172,6 +172,7 @@ class Service:
         )
         self._signals = StopSignals(self.routine) if handle_signals else None
         self._started = threading.Event()
+        self._bound: tuple[str, int] | None = None
 
     def _open(self, registry: RegistryLike) -> Registry:
         if not isinstance(registry, str):
@@ -184,6 +185,11 @@ class Service:
     def started(self) -> threading.Event:
         """Set once the server is listening and registration has begun. Wait for it; do not set it."""
         return self._started
+
+    @property
+    def bound(self) -> tuple[str, int] | None:
+        """The address and port that the server is bound to; None before it listens."""
+        return self._bound
 
     @property
     def is_ready(self) -> bool:
@@ -228,7 +234,7 @@ class Service:
         return report
 
     def _start(self) -> None:
-        bound, port = self._server.start()
+        self._bound = bound, port = self._server.start()
         if not self._registries:
             return
         instance = ServiceInstance(
