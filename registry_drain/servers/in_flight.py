@@ -1,19 +1,32 @@
 """Which requests are in flight, and when the last one arrived.
 
-Theory of operation: a request is a key in one dict. ``begin`` and ``end`` are on the path of every request, so they
-take no lock: each is one atomic operation of the interpreter on a dict, a counter or an attribute. Only a waiting drain
-makes ``end`` look further, at one attribute.
+Theory of operation: a request is an entry of one dict. ``begin``, ``identify`` and ``end`` are on the path of every
+request, so they take no lock: each step that two threads could contend for is one atomic operation of the interpreter
+on a dict or on an iterator. A record is a plain tuple while it lives, for making a dataclass costs three times as much;
+it becomes an :class:`InFlightRequest` when somebody looks.
+
+Rules:
+
+1. Arrivals are counted by drawing from a range iterator, whose remaining length can be read. A counter attribute that
+   is stored after drawing would go backwards when two threads are interrupted between the two.
+2. ``end`` removes the entry and *then* looks for waiters; a waiter makes itself known and *then* looks at the entries.
+   Whichever comes first, nobody waits for a request that has ended.
 """
 
 from __future__ import annotations
 
 import itertools
+import operator
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from sys import maxsize
 
 from registry_drain.clock import SYSTEM_CLOCK, Clock, Deadline
+
+_Record = tuple[str, str, float, int, float | None]
+"""name, peer, started_at, thread_id, and the last arrival before this one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +34,7 @@ class InFlightRequest:
     """One request that is being served.
 
     Attributes:
-        name: the method or path, for the report.
+        name: the method or path, for the report; empty until it is known.
         peer: the caller, as ``host:port``; empty if unknown.
         started_at: instant of the tracker's clock.
         thread_id: the serving thread (:func:`threading.get_ident`).
@@ -32,20 +45,27 @@ class InFlightRequest:
     started_at: float
     thread_id: int
 
+    def __str__(self) -> str:
+        """Say what is served for whom, as the report's list of what was cut off does."""
+        return f"{self.name or '(unnamed)'} from {self.peer or '(unknown)'}"
+
 
 class InFlight:
-    """Counts and names the requests of one server. Thread-safe; one per server."""
+    """Counts and names the requests of one server. Thread-safe; one per server.
+
+    Attributes:
+        now: the clock's :meth:`~registry_drain.clock.Clock.now`, which the instants here are read from.
+    """
 
     def __init__(self, *, clock: Clock = SYSTEM_CLOCK) -> None:
         """Start empty."""
-        self._clock = clock
-        self._active: dict[int, InFlightRequest] = {}
+        self.now = clock.now
+        self._active: dict[int, _Record] = {}
         self._keys = itertools.count(1)
-        self._arrivals = itertools.count(1)
-        self._total = 0
+        self._arrivals = iter(range(maxsize))
+        self._taken_back = iter(range(maxsize))
         self._last_arrival_at: float | None = None
-        self._idle = threading.Event()
-        self._is_awaited = False
+        self._waiters: list[threading.Event] = []
 
     @property
     def count(self) -> int:
@@ -55,37 +75,57 @@ class InFlight:
     @property
     def total(self) -> int:
         """How many requests have arrived so far, health checks not counted."""
-        return self._total
+        # Both run down from the same length: what was drawn from the one, less what was drawn from the other.
+        return operator.length_hint(self._taken_back) - operator.length_hint(self._arrivals)
 
     @property
     def last_arrival_at(self) -> float | None:
-        """When the last request arrived, health checks not counted; None before the first."""
+        """When the last request arrived, health checks not counted; None before the first.
+
+        Two arrivals at the same moment may be stored in either order, so this may be some milliseconds early.
+        """
         return self._last_arrival_at
 
-    def begin(self, name: str = "", *, peer: str = "", is_health_check: bool = False) -> int:
-        """Note a request's arrival; return the key for :meth:`end`.
+    def begin(self, name: str = "", peer: str = "", *, is_health_check: bool = False) -> int:
+        """Note a request's arrival in the thread that serves it; return the key (never 0) for :meth:`end`.
 
         A health check is in flight like any other, but is no sign that callers still know us: it is left out of
         ``total`` and ``last_arrival_at``.
         """
-        now = self._clock.now()
         key = next(self._keys)
-        self._active[key] = InFlightRequest(name, peer, now, threading.get_ident())
+        now = self.now()
+        self._active[key] = (name, peer, now, threading.get_ident(), self._last_arrival_at)
         if not is_health_check:
-            self._total = next(self._arrivals)
+            next(self._arrivals)
             self._last_arrival_at = now
         return key
 
+    def identify(self, key: int, name: str, *, is_health_check: bool = False) -> None:
+        """Give a request the name that was not known when it began. Does nothing once it has ended.
+
+        If it turns out to be a health check its arrival is taken back. When another request has arrived since,
+        ``last_arrival_at`` is that one's and stays: doubt lengthens the propagation wait, it never shortens it.
+        """
+        record = self._active.get(key)
+        if record is None:
+            return
+        self._active[key] = (name, *record[1:])
+        if is_health_check:
+            next(self._taken_back)
+            if self._last_arrival_at == record[2]:
+                self._last_arrival_at = record[4]
+
     def end(self, key: int) -> None:
-        """Note that the request's answer has been handed to the kernel, or given up."""
+        """Note that the request's answer has been handed to the kernel, or given up. Idempotent."""
         self._active.pop(key, None)
-        if self._is_awaited and not self._active:
-            self._idle.set()
+        if self._waiters and not self._active:
+            for event in tuple(self._waiters):
+                event.set()
 
     @contextmanager
     def track(self, name: str = "", *, peer: str = "", is_health_check: bool = False) -> Iterator[None]:
         """Count the block's duration as one request."""
-        key = self.begin(name, peer=peer, is_health_check=is_health_check)
+        key = self.begin(name, peer, is_health_check=is_health_check)
         try:
             yield
         finally:
@@ -93,22 +133,31 @@ class InFlight:
 
     def snapshot(self) -> tuple[InFlightRequest, ...]:
         """Return the requests in flight, oldest first."""
-        return tuple(sorted(self._active.copy().values(), key=lambda request: request.started_at))
+        requests = [InFlightRequest(*record[:4]) for record in self._active.copy().values()]
+        return tuple(sorted(requests, key=lambda request: request.started_at))
 
     def holds_current_thread(self) -> bool:
         """Whether the calling thread is serving one of the requests: such a caller must not wait for the drain."""
         me = threading.get_ident()
-        return any(request.thread_id == me for request in self._active.copy().values())
+        return any(record[3] == me for record in self._active.copy().values())
 
     def wait_until_idle(self, deadline: Deadline) -> bool:
-        """Wait until nothing is in flight; return False at the deadline. For one waiter at a time."""
-        self._is_awaited = True
-        while self._active:
-            self._idle.clear()
-            # A request that ended between the test above and the clear would be missed: look again before waiting.
-            if self._active and not deadline.wait(self._idle):
-                return not self._active
-        return True
+        """Wait until nothing is in flight; return False at the deadline. Any number of threads may wait.
+
+        Requests that arrive meanwhile are waited for as well; it does not wait for connections or their last bytes.
+        """
+        idle = threading.Event()
+        self._waiters.append(idle)
+        try:
+            while self._active:
+                idle.clear()
+                # A request that ended between the test above and the clear would be missed: look again before waiting.
+                if self._active and not deadline.wait(idle):
+                    return not self._active
+            return True
+        finally:
+            # Events compare by identity, so this is our own entry.
+            self._waiters.remove(idle)
 
     def __repr__(self) -> str:
         """Show the counts."""

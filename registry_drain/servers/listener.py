@@ -1,0 +1,222 @@
+"""A listener that closes without resetting a connection.
+
+Theory of operation: the kernel completes handshakes by itself and queues the connections (the backlog, ``listen(2)``).
+Closing the listener resets everything in that queue, requests already sent included. So a close has three steps: *hold
+off* new connections while handshakes under way complete; accept for one more round trip, and on until the queue is
+empty; and only then shut the listener.
+
+New connections are held off by the first method that works:
+
+=================  ==============  =============================================================================
+method             needs           while held off, a client's connect
+=================  ==============  =============================================================================
+``SYN filter``     CAP_NET_ADMIN   is dropped by a socket filter (``SO_ATTACH_FILTER``, ``socket(7)``); its kernel
+                                   retries after 1 s (RFC 6298) and is refused cleanly
+``listen(0)``      nothing         is still accepted now and then, one at a time, until the last moment: under a
+                                   connect storm about one reset in three stops remains
+=================  ==============  =============================================================================
+
+Rules:
+
+1. While the listener is being stopped, the accept loop no longer touches it: the stopping thread accepts, and hands the
+   connections over. So a single-threaded server that is busy with a request cannot keep the backlog waiting.
+2. ``close()`` alone is never enough. As long as another thread sleeps in ``accept`` or ``poll`` on the descriptor, the
+   kernel keeps the socket listening. ``shutdown()`` ends the listening at once and wakes the sleeper with EINVAL
+   (Linux); that would reset a backlog, but by then it is empty. On systems whose listeners refuse ``shutdown``, it is
+   ``close`` that wakes the sleeper.
+3. Every connection belongs to somebody when :meth:`DrainableListener.stop` returns: handed over, or registered by the
+   accept loop. A drain that begins then misses none.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import queue
+import select
+import socket
+import struct
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import Generic, TypeVar
+
+from registry_drain.clock import Deadline
+from registry_drain.servers.base import ListenerClosure
+
+T = TypeVar("T")
+
+HoldOff = Callable[[socket.socket], "str | None"]
+"""Hold off new connections of a listening socket: return the method's name, or None if it cannot be had here.
+
+Handshakes under way must complete. It must not raise, and must leave the listener as it was when it returns None.
+"""
+
+ROUND_TRIP = 0.010
+"""Seconds to go on accepting: the last ACK of a handshake may be one round trip away. 10 ms is ten times that of a data
+centre; with it, 100 of 100 measured stops under a connect storm lost nothing.
+"""
+
+_OVERTIME_S = 0.050
+"""A stop that has no time left (a second signal) still takes what the kernel has accepted: a matter of microseconds."""
+
+_ATTACH_FILTER = 26  # SO_ATTACH_FILTER, asm-generic/socket.h; Python has no name for it.
+# Classic BPF, run at the first byte of the TCP header: drop segments with SYN set and ACK clear (RFC 9293, 3.1).
+_DROP_PURE_SYN = (
+    (0x30, 0, 0, 13),  # load the flags
+    (0x54, 0, 0, 0x12),  # and SYN|ACK
+    (0x15, 0, 1, 0x02),  # is it SYN alone?
+    (0x06, 0, 0, 0),  # then keep 0 bytes: drop
+    (0x06, 0, 0, 0xFFFFFFFF),  # else keep all
+)
+
+
+class ListenerStoppedError(BaseException):
+    """Ends an accept loop. Not an Exception: the serve loops of server libraries log those, and go on."""
+
+
+def hold_off_by_filter(listener: socket.socket) -> str | None:
+    """Drop new SYNs in the kernel, for IPv4, IPv6 and dual-stack listeners alike."""
+    if not sys.platform.startswith("linux"):
+        return None
+    program = b"".join(struct.pack("HBBI", *step) for step in _DROP_PURE_SYN)
+    buffer = ctypes.create_string_buffer(program)
+    # struct sock_fprog: an unsigned short and, aligned, a pointer.
+    fprog = struct.pack("HP", len(_DROP_PURE_SYN), ctypes.addressof(buffer))
+    try:
+        if listener.getsockopt(socket.SOL_SOCKET, socket.SO_PROTOCOL) != socket.IPPROTO_TCP:
+            return None
+        listener.setsockopt(socket.SOL_SOCKET, _ATTACH_FILTER, fprog)
+    except OSError:  # EPERM without CAP_NET_ADMIN
+        return None
+    return "SYN filter"
+
+
+def hold_off_by_backlog(listener: socket.socket) -> str | None:
+    """Shrink the queue to one place, as listen(2) may be called again."""
+    try:
+        listener.listen(0)
+    except OSError:
+        return None
+    return "listen(0)"
+
+
+DEFAULT_HOLD_OFFS: tuple[HoldOff, ...] = (hold_off_by_filter, hold_off_by_backlog)
+"""Best first."""
+
+
+class DrainableListener(Generic[T]):
+    """One listening socket and its accept loop.
+
+    :meth:`accept` is for one thread, the server's own; :meth:`stop` may be called from any other, any number of times.
+
+    Args:
+        sock: the listening socket, in blocking mode. It stays the caller's to close, once ``accept`` has raised.
+        accept_one: accepts one connection from ``sock`` (blocking as ``sock`` does), makes it known to whoever drains
+            connections, and returns what the accept loop wants. Must be callable from two threads at once.
+        hold_offs: the methods to try, best first.
+    """
+
+    def __init__(
+        self, sock: socket.socket, accept_one: Callable[[], T], *, hold_offs: Sequence[HoldOff] = DEFAULT_HOLD_OFFS
+    ) -> None:
+        self._sock = sock
+        self._accept_one = accept_one
+        self._hold_offs = hold_offs
+        self._handed_over: queue.SimpleQueue[T | None] = queue.SimpleQueue()
+        self._is_stopping = False
+        self._is_outside = threading.Event()
+        self._is_outside.set()
+        self._stop_lock = threading.Lock()
+        self._closure: ListenerClosure | None = None
+
+    def accept(self) -> T:
+        """Return the next connection, waiting for one.
+
+        Raises:
+            ListenerStoppedError: the listener is shut and everything that was in its backlog has been returned.
+            OSError: from accepting, while the listener is not being stopped.
+        """
+        # Outside is cleared before the flag is read, and stop() sets the flag before it waits for outside: so either we
+        # see the flag here, or stop() sees that we are inside.
+        self._is_outside.clear()
+        try:
+            if not self._is_stopping:
+                return self._accept_one()
+        except OSError:
+            if not self._is_stopping:
+                raise
+        finally:
+            self._is_outside.set()
+        item = self._handed_over.get()
+        if item is None:
+            self._handed_over.put(None)  # for a loop that asks again
+            raise ListenerStoppedError
+        return item
+
+    def stop(self, deadline: Deadline) -> ListenerClosure:
+        """Stop listening without resetting what is in the backlog, which ``accept`` goes on to return.
+
+        Idempotent: later calls return the first one's outcome, concurrent ones wait for it. When this returns the
+        kernel refuses connections. Takes ``ROUND_TRIP``, longer only while connections keep coming; at the deadline
+        what is still in the backlog is lost, and ``is_clean`` is False.
+        """
+        # Held during the whole stop, unlike other locks here: it guards nothing that a request or an accept loop needs,
+        # only that two stops do not interleave.
+        with self._stop_lock:
+            if self._closure is None:
+                self._closure = self._stop(deadline)
+            return self._closure
+
+    def _stop(self, deadline: Deadline) -> ListenerClosure:
+        method = next((name for hold_off in self._hold_offs if (name := hold_off(self._sock))), "close")
+        # From here on nobody's accept may block: the accept loop could take what our poll has seen.
+        self._sock.settimeout(0.0)
+        self._is_stopping = True
+        accepted, is_clean = self._take_backlog(deadline)
+        try:
+            self._sock.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            # Not Linux: only close() ends the listening, and wakes whoever sleeps in accept.
+            self._sock.close()
+        # The accept loop may hold a connection that it has not made known yet.
+        is_outside = self._is_outside.wait(_OVERTIME_S) or deadline.wait(self._is_outside)
+        self._handed_over.put(None)
+        return ListenerClosure(method, accepted, is_clean and is_outside)
+
+    def _take_backlog(self, deadline: Deadline) -> tuple[int, bool]:
+        # Real time besides the deadline's: this waits for packets on a wire, and they do not jump.
+        started_at = time.monotonic()
+        poller = select.poll()
+        poller.register(self._sock, select.POLLIN)
+        accepted = 0
+        while True:
+            elapsed = time.monotonic() - started_at
+            if deadline.is_past and elapsed >= _OVERTIME_S:
+                return accepted, False
+            left = min(max(ROUND_TRIP - elapsed, 0.0), deadline.remaining())
+            if not poller.poll(left * 1000):
+                if left == 0:
+                    return accepted, True
+                continue
+            try:
+                item = self._accept_one()
+            except BlockingIOError:
+                continue  # The accept loop was faster.
+            except OSError:
+                # The client is gone (ECONNABORTED), or we are out of descriptors (EMFILE) until a request ends.
+                time.sleep(0.001)
+                continue
+            accepted += 1
+            self._handed_over.put(item)
+
+    def __repr__(self) -> str:
+        """Show whether it listens."""
+        state = "listening" if not self._is_stopping else "stopping" if self._closure is None else self._closure.method
+        return f"<DrainableListener {state}>"
+
+
+def bound_address(sock: socket.socket) -> tuple[str, int]:
+    """Return where a socket listens; for a Unix socket its path, and 0."""
+    address = sock.getsockname()
+    return (address[0], address[1]) if isinstance(address, tuple) else (str(address), 0)

@@ -1,0 +1,294 @@
+"""Drains Apache Thrift's ``TThreadedServer``, ``TThreadPoolServer`` and ``TSimpleServer``.
+
+These have no stop of their own. Theory of operation: the user's own server object runs its own ``serve()``, with three
+things replaced on it when it starts.
+
+- ``serverTransport.accept`` returns connections until the listener is stopped, then raises a BaseException: the serve
+  loops log an Exception and go on.
+- ``inputTransportFactory`` runs in the thread that serves the connection, and so binds the two to each other.
+- ``inputProtocolFactory`` makes the user's own protocols; each one's ``readMessageBegin`` is replaced. Thrift's servers
+  call it in a loop, once per message and at no other time: entering it is the message boundary, and leaving it tells
+  the method's name. What was begun before has been answered then: the answer is flushed before the loop comes round.
+
+A connection whose ``TSocket`` reads from the wire at a boundary is idle. Everything else, half-received messages
+included, is busy. :mod:`registry_drain.servers.connections` says how each is closed.
+
+A buffered transport may hold the beginning of the next message, which the socket cannot know: it is looked for at the
+boundary. A framed one takes whole frames and holds nothing.
+
+A pool's workers end by a sentinel each, queued behind the last connection, so that queued clients are served first.
+
+Sources: ``thrift/server/TServer.py`` and ``thrift/transport/TSocket.py`` of Apache Thrift 0.20 to 0.25.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+import threading
+from collections.abc import Callable, Collection
+from io import BytesIO
+from typing import Any
+
+from registry_drain.clock import SYSTEM_CLOCK, Clock, Deadline
+from registry_drain.errors import ConfigurationError, MissingExtraError, ServerError
+from registry_drain.servers.base import ListenerClosure
+from registry_drain.servers.connections import IDLE_QUIET, Connection, Connections, join_threads
+from registry_drain.servers.current_request import serving
+from registry_drain.servers.in_flight import InFlight, InFlightRequest
+from registry_drain.servers.listener import DrainableListener, ListenerStoppedError, bound_address
+
+try:
+    from thrift.server.TServer import TServer, TSimpleServer, TThreadedServer, TThreadPoolServer
+    from thrift.transport.TTransport import CReadableTransport, TFramedTransport, TTransportException
+except ImportError as error:
+    raise MissingExtraError("registry_drain.servers.thrift_server", "thrift", "thrift") from error
+
+logger = logging.getLogger(__name__)
+
+_END_OF_WORK = object()
+"""Queued for a pool's worker in place of a client."""
+
+
+class ThriftServer:
+    """Makes a Thrift server drainable.
+
+    Give it the server object before anybody calls its ``serve()``; the adapter does, in a thread of its own. Handlers,
+    processors, transports and protocols stay as they are: buffered or framed, binary, compact or header. Thread-safe.
+
+    Args:
+        server: the user's own TThreadedServer, TThreadPoolServer or TSimpleServer, on a ``TServerSocket``.
+        health_check_methods: names of methods whose calls are no sign that callers still know this instance.
+        clock: for the instants of requests.
+        idle_quiet: seconds without a byte before an idle connection is closed by the drain.
+
+    Raises:
+        ConfigurationError: a kind of server or server transport that this adapter cannot drain.
+    """
+
+    def __init__(
+        self,
+        server: TServer,
+        *,
+        health_check_methods: Collection[str] = (),
+        clock: Clock = SYSTEM_CLOCK,
+        idle_quiet: float = IDLE_QUIET,
+    ) -> None:
+        if not isinstance(server, (TThreadedServer, TThreadPoolServer, TSimpleServer)):
+            raise ConfigurationError(
+                f"{type(server).__name__} cannot be drained: use TThreadedServer, TThreadPoolServer or TSimpleServer"
+            )
+        if not hasattr(server.serverTransport, "handle"):
+            raise ConfigurationError(
+                f"{type(server.serverTransport).__name__} has no listening socket: use TServerSocket"
+            )
+        self._server: Any = server
+        self._transport: Any = server.serverTransport
+        self._health_check_methods = frozenset(health_check_methods)
+        self._in_flight = InFlight(clock=clock)
+        self._connections = Connections(self._in_flight, idle_quiet=idle_quiet, corks_answers=True)
+        self._accept_one: Callable[[], Any] = self._transport.accept
+        self._lock = threading.Lock()
+        self._listener: DrainableListener[Any] | None = None
+        self._closure: ListenerClosure | None = None
+        self._thread = threading.Thread(target=self._serve, name="registry-drain-thrift", daemon=True)
+        self._workers: list[threading.Thread] = []
+
+    @property
+    def in_flight(self) -> InFlight:
+        """The server's requests, named by method."""
+        return self._in_flight
+
+    @property
+    def connections(self) -> Connections:
+        """The open connections, those queued for a pool's workers included."""
+        return self._connections
+
+    def start(self) -> tuple[str, int]:
+        """Bind and listen (unless the transport does already) and serve; return the bound address and port.
+
+        Raises:
+            OSError: the address cannot be bound.
+            ServerError: started or stopped before.
+        """
+        with self._lock:
+            if self._listener is not None or self._closure is not None:
+                raise ServerError(f"{self!r} was started or stopped before: make a new TServer to serve again")
+            if self._transport.handle is None:
+                self._listen()
+            self._listener = DrainableListener(self._transport.handle, self._accept)
+            self._transport.listen = _do_nothing
+            self._transport.accept = self._listener.accept
+            server = self._server
+            server.inputTransportFactory = _BindingTransportFactory(server.inputTransportFactory)
+            # A copy of the factory, and not a wrapper: the serve loops ask for its type (THeaderProtocolFactory).
+            make_protocol = server.inputProtocolFactory.getProtocol
+            server.inputProtocolFactory = copy.copy(server.inputProtocolFactory)
+            server.inputProtocolFactory.getProtocol = lambda transport: self._watch(make_protocol(transport), transport)
+            if isinstance(server, TThreadPoolServer):
+                self._work: Callable[[], None] = server.serveThread
+                server.serveThread = self._serve_thread
+            self._thread.start()
+            return bound_address(self._transport.handle)
+
+    def close_listener(self, deadline: Deadline) -> ListenerClosure:
+        """Stop accepting; what is in the backlog is served. See :meth:`DrainableServer.close_listener`."""
+        with self._lock:
+            listener = self._listener
+            if listener is None:
+                self._transport.close()
+                self._closure = ListenerClosure("never started")
+                return self._closure
+        closure = listener.stop(deadline)
+        # The serve loop no longer touches it: accept() takes what is handed over.
+        self._transport.close()
+        return closure
+
+    def drain(self, deadline: Deadline) -> bool:
+        """Let calls finish, close idle connections. See :meth:`DrainableServer.drain`."""
+        return self._connections.drain(deadline)
+
+    def cut_off(self) -> tuple[InFlightRequest, ...]:
+        """Shut what is left and end the threads, a pool's workers included. See :meth:`DrainableServer.cut_off`."""
+        self.close_listener(Deadline.after(0.0))
+        cut = self._connections.cut_off()
+        join_threads(self._threads)
+        return cut
+
+    def _listen(self) -> None:
+        try:
+            self._transport.listen()
+        except OSError:
+            self._transport.close()  # It keeps a socket that could not be bound, and would pass for listening.
+            raise
+
+    def _accept(self) -> Any:
+        client = self._accept_one()
+        if client is not None:  # a TLS handshake that failed
+            self._adopt(client)
+        return client
+
+    def _adopt(self, client: Any) -> None:
+        """Make a TSocket tell its connection what it reads, by methods of its own."""
+        connection = Connection(self._connections, client.handle)
+        self._connections.add(connection)
+        client.drained_connection = connection
+        receive: Callable[[int], bytes] = client.read
+        close: Callable[[], None] = client.close
+        idle = self._connections.idle
+        begin = self._in_flight.begin
+
+        # On the path of every request, hence spelled out: Connection's methods of the same meaning cost a call each.
+        def read(size: int) -> bytes:
+            if connection.key:
+                data = receive(size)
+                connection.received += len(data)
+                return data
+            if not connection.is_half_closed:
+                idle[connection] = True
+                data = receive(size)
+                if idle.pop(connection, False):
+                    connection.received += len(data)
+                    connection.key = begin("", connection.peer)
+                    return data
+            connection.discard_input()
+            raise TTransportException(TTransportException.END_OF_FILE, "closed by the drain")
+
+        def close_connection() -> None:
+            connection.close()
+            close()
+            connection.closed()
+
+        client.read = read
+        client.close = close_connection
+
+    def _watch(self, protocol: Any, transport: Any) -> Any:
+        """Make a protocol tell the connection served by this thread where messages begin."""
+        connection = serving.connection
+        if connection is None:
+            return protocol
+        read_message_begin: Callable[[], tuple[str, int, int]] = protocol.readMessageBegin
+        buffers = _buffers(protocol.trans, transport)
+        health_check_methods = self._health_check_methods
+        identify = self._in_flight.identify
+        bound = connection
+
+        def watched_read_message_begin() -> tuple[str, int, int]:
+            if buffers:
+                bound.leftover = sum(map(_unread, buffers))
+            if bound.key:
+                bound.end_request()
+            if bound.leftover:
+                bound.begin_request()
+            header = read_message_begin()
+            name = header[0]
+            if not bound.key:  # It came out of a buffer that we cannot see.
+                bound.begin_request()
+            identify(bound.key, name, is_health_check=name in health_check_methods)
+            return header
+
+        protocol.readMessageBegin = watched_read_message_begin
+        return protocol
+
+    def _serve(self) -> None:
+        try:
+            self._server.serve()
+        except ListenerStoppedError:
+            pass
+        except Exception:
+            logger.exception("%r: serve() failed; nothing is accepted any more", self)
+        finally:
+            # Also after a failure: workers must not wait for clients that cannot come.
+            if isinstance(self._server, TThreadPoolServer):
+                for _ in range(self._server.threads):
+                    self._server.clients.put(_END_OF_WORK)
+
+    def _serve_thread(self) -> None:
+        self._workers.append(threading.current_thread())
+        self._work()
+
+    def _threads(self) -> list[threading.Thread]:
+        threads = {*self._connections.threads(), *self._workers, self._thread}
+        return [thread for thread in threads if thread.is_alive()]
+
+    def __repr__(self) -> str:
+        """Show the wrapped server's kind and the counts."""
+        return (
+            f"<ThriftServer {type(self._server).__name__} connections={len(self._connections)} "
+            f"in_flight={self._in_flight.count}>"
+        )
+
+
+class _BindingTransportFactory:
+    """Calls the user's factory, in the thread that is about to serve the connection."""
+
+    def __init__(self, factory: Any) -> None:
+        self._factory = factory
+
+    def getTransport(self, client: Any) -> Any:  # noqa: N802  Thrift's name
+        if client is _END_OF_WORK:
+            raise SystemExit  # The worker's loop logs an Exception and goes on; this ends the thread, silently.
+        connection: Connection | None = getattr(client, "drained_connection", None)
+        serving.connection = connection
+        if connection is not None:
+            connection.thread = threading.current_thread()
+        return self._factory.getTransport(client)
+
+
+def _buffers(*transports: Any) -> list[Any]:
+    """Return the transports that may hold the beginning of a next message."""
+    buffers: list[Any] = []
+    for transport in transports:
+        is_buffer = isinstance(transport, CReadableTransport) and not isinstance(transport, TFramedTransport)
+        if is_buffer and isinstance(transport.cstringio_buf, BytesIO) and transport not in buffers:
+            buffers.append(transport)
+    return buffers
+
+
+def _unread(transport: Any) -> int:
+    buffer = transport.cstringio_buf
+    return len(buffer.getvalue()) - int(buffer.tell())
+
+
+def _do_nothing() -> None:
+    """Stand in for ``listen()``, which ``serve()`` calls again."""
