@@ -1,0 +1,247 @@
+"""The Consul backend: instances are services of the local agent, kept alive by a TTL check.
+
+- :mod:`registry_drain.registries.consul_http`: the hardened client
+- :mod:`registry_drain.registries.consul_token`: where the token comes from
+- :mod:`registry_drain.registries.consul_catalog`: reading, and what an empty list proves
+- :mod:`registry_drain.registries.consul_registration`: one's own instance
+- :mod:`registry_drain.registries.consul_removal`: somebody else's
+- :mod:`registry_drain.registries.consul_watch`: following a service
+
+Options and failure behaviour: ``docs/consul.md``. Works with python-consul and with py-consul, from Consul 1.8 on.
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+from pathlib import Path
+
+from registry_drain.clock import SYSTEM_CLOCK, Clock, Deadline
+from registry_drain.errors import ConfigurationError, PermissionRefusedError
+from registry_drain.instance import ServiceInstance, check_name
+from registry_drain.registries.base import Registration, Registry, RegistryEntry, Removal, Watch, WatchCallback
+from registry_drain.registries.consul_catalog import (
+    META_PREFIX,
+    is_askable,
+    read_service,
+    read_service_names,
+    require_sight,
+)
+from registry_drain.registries.consul_http import ConsulAddress, ConsulClient
+from registry_drain.registries.consul_registration import ConsulRegistration, Lifetimes
+from registry_drain.registries.consul_removal import ConsulRemoval
+from registry_drain.registries.consul_token import TokenSource
+from registry_drain.registries.consul_watch import ConsulWatch
+from registry_drain.registries.retry import retrying
+from registry_drain.registries.url import RegistryURL, seconds
+
+OPTIONS = frozenset(
+    {"ca_file", "cert_file", "dc", "deregister_critical_after_s", "key_file", "timeout_s", "token_file", "ttl_s"}
+)
+DEFAULT_TTL = 15.0
+"""Seconds a killed process stays in the callers' lists. Five heartbeats: one slow agent restart must not end it."""
+SHORTEST_TTL = 1.0
+DEFAULT_DEREGISTER_AFTER = 60.0
+"""Consul takes nothing shorter: developer.hashicorp.com/consul/api-docs/agent/check, DeregisterCriticalServiceAfter."""
+DEFAULT_TIMEOUT = 5.0
+"""Seconds for one request: two attempts fit into the usual 10 s for deregistering."""
+
+# https://developer.hashicorp.com/consul/docs/services/configuration/services-configuration-reference#meta
+_MAX_META_KEYS, _MAX_META_KEY, _MAX_META_VALUE = 64, 128, 512
+_OWN_META_KEYS = 3
+_META_KEY = re.compile(r"[A-Za-z0-9_-]+")
+
+
+def open_consul(url: RegistryURL, clock: Clock = SYSTEM_CLOCK) -> ConsulRegistry:
+    """Return the registry of a ``consul://`` or ``consul+https://`` URL. Sends nothing.
+
+    Raises:
+        ConfigurationError: an unknown option, a file that is not there, a token that cannot be one.
+    """
+    return ConsulRegistry(url, clock)
+
+
+class ConsulRegistry:
+    """One Consul cluster, through one agent. See :class:`registry_drain.registries.base.Registry`. Thread-safe.
+
+    Args:
+        url: of one agent; registrations belong to that agent, and go with it.
+        clock: for every wait and deadline.
+        token: instead of ``token_file`` and the environment.
+    """
+
+    def __init__(self, url: RegistryURL, clock: Clock = SYSTEM_CLOCK, *, token: str | None = None) -> None:
+        """Check every option; sends nothing."""
+        self._url = str(url)
+        self._clock = clock
+        self._address = _address(url, token)
+        self._lifetimes = Lifetimes(
+            ttl=url.option("ttl_s", _at_least(SHORTEST_TTL), DEFAULT_TTL),
+            deregister_after=url.option(
+                "deregister_critical_after_s", _at_least(DEFAULT_DEREGISTER_AFTER), DEFAULT_DEREGISTER_AFTER
+            ),
+        )
+        self._client = ConsulClient(self._address)
+        self._lock = threading.Lock()
+        self._watches: set[ConsulWatch] = set()
+
+    @property
+    def url(self) -> str:
+        """The URL; it never holds a secret."""
+        return self._url
+
+    def __repr__(self) -> str:
+        """Show the URL and how many watches follow."""
+        return f"<ConsulRegistry {self._url} watches={len(self._watches)}>"
+
+    def registration(self, instance: ServiceInstance) -> Registration:
+        """Return the membership of ``instance``, with an incarnation of its own.
+
+        Raises:
+            ConfigurationError: metadata that Consul would refuse.
+        """
+        _check_metadata(instance)
+        return ConsulRegistration(self._address, instance, self._lifetimes, self._clock)
+
+    def entries(self, service: str | None, deadline: Deadline) -> list[RegistryEntry]:
+        """Return what a consistent read lists.
+
+        One request per service. With a policy that shows some nodes and hides others, what is hidden is missing here.
+
+        Raises:
+            RegistryUnavailableError: retryable; was retried until the deadline.
+            PermissionRefusedError: the token could not have seen an instance.
+            ConfigurationError: a name that Consul's API would read as another one.
+        """
+        if service is not None and not is_askable(service):
+            raise ConfigurationError(f"service name {service!r}: Consul's API would redirect it to another name")
+        for attempt in retrying(deadline):
+            with attempt:
+                return self._entries(service, deadline)
+        raise AssertionError("the loop returns or raises")
+
+    def _entries(self, service: str | None, deadline: Deadline) -> list[RegistryEntry]:
+        if service is not None:
+            listed = read_service(self._client, service, deadline)
+            if not listed:
+                require_sight(self._client, service, deadline)
+            found = [each.entry() for each in listed]
+        else:
+            found = []
+            for name in read_service_names(self._client, deadline):
+                if is_askable(name):
+                    found += [each.entry() for each in read_service(self._client, name, deadline)]
+                else:
+                    found.append(RegistryEntry(name, "", problem="Consul's API cannot be asked for this name"))
+            if not found:
+                message = f"{self._url}: the token may see services and no instances: it needs node:read"
+                raise PermissionRefusedError(message)
+        return sorted(found, key=lambda entry: (entry.service, entry.id, entry.locator))
+
+    def remove(self, entry: RegistryEntry, deadline: Deadline, *, force: bool = False) -> Removal:
+        """Remove somebody else's instance; see :class:`ConsulRemoval` for the ways and what may undo them.
+
+        Raises:
+            LiveOwnerError: its checks pass (without ``force``), or it was registered anew since it was shown.
+            InstanceNotFoundError: it is gone already.
+            RegistryUnavailableError: before anything was sent.
+            PermissionRefusedError: the token may not read or write it, and nothing was sent.
+        """
+        return ConsulRemoval(self._client, entry, self._clock, force=force).run(deadline)
+
+    def watch(self, service: str, deadline: Deadline, on_change: WatchCallback | None = None) -> Watch:
+        """Follow the passing instances by blocking queries; see :class:`ConsulWatch`.
+
+        Raises:
+            RegistryUnavailableError: no first list by the deadline.
+            PermissionRefusedError: the token could not have seen an instance.
+        """
+        check_name("service name", service)
+        watch = ConsulWatch(ConsulClient(self._address), service, self._clock, on_change, self._forget)
+        with self._lock:
+            self._watches.add(watch)
+        try:
+            watch.start(deadline)
+        except BaseException:
+            watch.close()
+            raise
+        return watch
+
+    def _forget(self, watch: ConsulWatch) -> None:
+        with self._lock:
+            self._watches.discard(watch)
+
+    def close(self) -> None:
+        """Close watches and idle connections. Idempotent; registrations are left alone."""
+        with self._lock:
+            watches = list(self._watches)
+        for watch in watches:
+            watch.close()
+        self._client.close()
+
+
+def _address(url: RegistryURL, token: str | None) -> ConsulAddress:
+    url.check_options(OPTIONS)
+    if len(url.hosts) > 1 or url.path.strip("/"):
+        message = f"{url}: name one agent and no path, as in consul://127.0.0.1:8500: agents know their cluster"
+        raise ConfigurationError(message)
+    is_tls = url.scheme == "consul+https"
+    host, port = url.hosts[0] if url.hosts else ("127.0.0.1", None)
+    files = {name: url.option(name, _readable, "") for name in ("ca_file", "cert_file", "key_file")}
+    if any(files.values()) and not is_tls:
+        raise ConfigurationError(f"{url}: certificates need consul+https://")
+    if bool(files["cert_file"]) != bool(files["key_file"]):
+        raise ConfigurationError(f"{url}: cert_file and key_file belong together")
+    return ConsulAddress(
+        url=str(url),
+        scheme="https" if is_tls else "http",
+        host=host,
+        # Consul's own defaults: 8500, and 8501 for HTTPS.
+        port=port or (8501 if is_tls else 8500),
+        verify=files["ca_file"] or True,
+        cert=(files["cert_file"], files["key_file"]) if files["cert_file"] else None,
+        timeout=url.option("timeout_s", seconds, DEFAULT_TIMEOUT),
+        dc=url.option("dc", str, ""),
+        tokens=TokenSource.choose(token, url.options.get("token_file")),
+    )
+
+
+def _readable(text: str) -> str:
+    try:
+        with Path(text).open("rb"):
+            return text
+    except OSError as error:
+        message = f"cannot be read: {error.strerror}"
+        raise ValueError(message) from error
+
+
+class _at_least:  # noqa: N801 -- reads as a function where it is used
+    def __init__(self, least: float) -> None:
+        self._least = least
+
+    def __call__(self, text: str) -> float:
+        value = seconds(text)
+        if value < self._least:
+            message = f"must be at least {self._least:g} seconds"
+            raise ValueError(message)
+        return value
+
+
+def _check_metadata(instance: ServiceInstance) -> None:
+    """Refuse what the agent would refuse, before anything is sent, and what would collide with our own keys."""
+    if len(instance.metadata) > _MAX_META_KEYS - _OWN_META_KEYS:
+        message = f"metadata of {instance}: {len(instance.metadata)} keys, and Consul has room for "
+        raise ConfigurationError(f"{message}{_MAX_META_KEYS - _OWN_META_KEYS} beside our own")
+    for key, value in instance.metadata.items():
+        if not _META_KEY.fullmatch(key) or len(key) > _MAX_META_KEY:
+            problem = f"Consul takes 1 to {_MAX_META_KEY} of letters, digits, - and _ as a key"
+        elif key.lower().startswith(("consul-", META_PREFIX)):
+            problem = "the prefix is reserved"
+        elif len(value.encode()) > _MAX_META_VALUE:
+            problem = f"Consul takes {_MAX_META_VALUE} bytes as a value, this one has {len(value.encode())}"
+        else:
+            continue
+        raise ConfigurationError(f"metadata {key!r} of {instance}: {problem}")
+
+
+_: type[Registry] = ConsulRegistry  # mypy checks here that the protocol is kept

@@ -1,0 +1,444 @@
+"""The hardened HTTP client under the Consul backend: python-consul (or py-consul, its fork), made fit for a stop.
+
+Theory of operation: both libraries take their transport from a subclass of ``consul.base.HTTPClient``, which is the
+documented hook. :class:`ConsulClient` owns the connections; :meth:`ConsulClient.native` hands out the library's own API
+and :meth:`ConsulClient.call` makes the calls that the library gets wrong or does not know, both through one transport
+that is bound to a deadline. What the plain libraries do, and this does not:
+
+- put the token into the query string, or leave it out (python-consul): it travels as ``X-Consul-Token``, on every call;
+- let ``CONSUL_HTTP_ADDR``, ``CONSUL_HTTP_SSL*``, ``HTTP_PROXY``, ``REQUESTS_CA_BUNDLE`` or ``~/.netrc`` change where a
+  request goes: ``base.Consul.__init__`` is never called, and requests does not look at the environment;
+- wait without limit: connecting, every read and the whole answer end by the deadline;
+- follow redirects: Consul redirects ids that it normalises into other ids;
+- leak ``requests`` exceptions: they are translated here, once.
+
+Rules: a client belongs to one owner (a registration's writes, a watch, ...), because :meth:`ConsulClient.abort` cuts
+off whatever its threads wait for, for good. The lock guards the state only. A session belongs to one process: a forked
+child opens its own, so that two processes never share a connection.
+
+One limit: a host *name* is looked up by the system's resolver, which takes no deadline. Consul agents are addressed by
+IP (usually 127.0.0.1), where no look-up happens.
+"""
+
+from __future__ import annotations
+
+import http.cookiejar
+import json
+import os
+import re
+import socket
+import ssl
+import threading
+import urllib.parse
+import weakref
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar
+
+import consul
+import requests
+import urllib3
+from consul import base
+from requests.adapters import HTTPAdapter
+from urllib3.connection import HTTPConnection, HTTPSConnection
+
+from registry_drain.clock import Deadline
+from registry_drain.errors import (
+    PermissionRefusedError,
+    RegistryDataError,
+    RegistryError,
+    RegistryTimeoutError,
+    RegistryUnavailableError,
+)
+from registry_drain.registries.consul_token import TokenSource
+from registry_drain.registries.url import host_text
+
+_UNKNOWN_ID = re.compile(r"^(Unknown (service|check)\b|CheckID .* does not have associated TTL)")
+_REFUSED = re.compile(r"Permission denied|ACL not found", re.IGNORECASE)
+_MAX_BODY_IN_MESSAGE = 200
+_BLOCKING_SLACK = 1 / 16
+"""Consul adds up to a sixteenth of ``wait`` as jitter: developer.hashicorp.com/consul/api-docs/features/blocking."""
+
+
+@dataclass(frozen=True, slots=True)
+class ConsulAddress:
+    """Where an agent is, and how to talk to it. Holds no token: that is the source's, asked for at each call.
+
+    Attributes:
+        url: the registry's URL, for messages.
+        scheme: ``http`` or ``https``.
+        host: name or IP, without brackets.
+        port: of the HTTP API.
+        verify: a file of CA certificates, or True for the well-known ones.
+        cert: client certificate and key.
+        timeout: seconds that one request may take, inside its deadline.
+        dc: the data centre whose catalog is read; empty for the agent's own.
+        tokens: where the token comes from.
+    """
+
+    url: str
+    scheme: str
+    host: str
+    port: int
+    tokens: TokenSource
+    verify: str | bool = True
+    cert: tuple[str, str] | None = None
+    timeout: float = 5.0
+    dc: str = ""
+
+    def at(self, host: str) -> ConsulAddress:
+        """Return the same for another agent of the cluster."""
+        return replace(self, host=host, url=f"{self.url} (agent at {host})")
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What Consul said: ``status`` is 2xx, or 404 for an id that this agent does not know."""
+
+    status: int
+    data: Any = field(repr=False)
+
+
+class _CallsOfThread(threading.local):
+    """What the request of the current thread belongs to: urllib3 has no way to pass it down to a new connection."""
+
+    client: ConsulClient | None = None
+    deadline: Deadline | None = None
+
+    def limit(self, sock: socket.socket) -> None:
+        # A read time limit counts anew with every byte that arrives; the deadline does not.
+        if self.deadline is not None:
+            remaining = self.deadline.remaining()
+            if remaining <= 0:
+                raise TimeoutError("the deadline came before the whole answer")
+            sock.settimeout(remaining)
+
+
+_calls = _CallsOfThread()
+
+
+class _BoundedSocket(socket.socket):
+    __slots__ = ()
+
+    def recv_into(self, *args: Any) -> int:
+        _calls.limit(self)
+        return super().recv_into(*args)
+
+
+class _BoundedTLSSocket(ssl.SSLSocket):
+    def recv_into(self, *args: Any) -> int:
+        _calls.limit(self)
+        return super().recv_into(*args)
+
+
+class _Connection(HTTPConnection):
+    def connect(self) -> None:
+        super().connect()
+        # By class, not by wrapper: everything that holds the socket already keeps a real one.
+        self.sock.__class__ = _BoundedSocket
+        _opened(self)
+
+
+class _TLSConnection(HTTPSConnection):
+    def connect(self) -> None:
+        super().connect()
+        self.sock.__class__ = _BoundedTLSSocket
+        _opened(self)
+
+
+def _opened(connection: HTTPConnection) -> None:
+    if _calls.client is not None:
+        _calls.client.track(connection)
+
+
+class _Pool(urllib3.HTTPConnectionPool):
+    ConnectionCls = _Connection
+
+
+class _TLSPool(urllib3.HTTPSConnectionPool):
+    ConnectionCls = _TLSConnection
+
+
+class _Adapter(HTTPAdapter):
+    def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
+        super().init_poolmanager(*args, **kwargs)
+        self.poolmanager.pool_classes_by_scheme = {"http": _Pool, "https": _TLSPool}
+
+
+class ConsulClient:
+    """The connections of one owner to one agent. Thread-safe; connects when first used."""
+
+    def __init__(self, address: ConsulAddress) -> None:
+        """Make a client; sends nothing."""
+        self.address = address
+        self._lock = threading.Lock()
+        self._sessions: dict[int, requests.Session] = {}  # by process id
+        self._connections: weakref.WeakSet[HTTPConnection] = weakref.WeakSet()
+        self._is_aborted = False
+
+    def __repr__(self) -> str:
+        """Show where it connects to; never the token."""
+        return f"<ConsulClient {self.address.url}{' aborted' if self._is_aborted else ''}>"
+
+    def native(self, deadline: Deadline) -> NativeAPI:
+        """Return the library's own API; its calls end by ``deadline`` and raise errors of our tree."""
+        return NativeAPI(_Transport(self, deadline), self.address)
+
+    def call(
+        self,
+        method: str,
+        *segments: str,
+        deadline: Deadline,
+        params: Mapping[str, str] | None = None,
+        body: object = None,
+        accept: frozenset[int] = frozenset(),
+    ) -> Answer:
+        """Make a raw call to ``/v1/<segments>``, each segment quoted, and return its JSON.
+
+        Args:
+            method: of HTTP.
+            *segments: of the path, unquoted.
+            deadline: bounds it, together with the address' ``timeout``.
+            params: the query.
+            body: sent as JSON, unless None.
+            accept: error statuses that are an answer here.
+
+        Raises:
+            RegistryTimeoutError, RegistryUnavailableError: retryable.
+            PermissionRefusedError: 401, 403.
+            RegistryDataError: the answer is not JSON.
+            RegistryError: another status.
+        """
+        path = "/v1/" + "/".join(urllib.parse.quote(segment, safe="") for segment in segments)
+        query = dict(params or {})
+        if self.address.dc:
+            query["dc"] = self.address.dc
+        if query:
+            # %20, not +: Consul's filter expressions are full of spaces.
+            path += "?" + urllib.parse.urlencode(query, quote_via=urllib.parse.quote)
+        data = None if body is None else json.dumps(body, ensure_ascii=False).encode()
+        status, _, text = self.send(method, path, data, deadline, self.address.timeout, accept)
+        if not text.strip():
+            return Answer(status, None)
+        if status == 404:
+            return Answer(status, None)
+        try:
+            return Answer(status, json.loads(text))
+        except ValueError as error:
+            message = f"{self.address.url}: {method} {path}: the answer is not JSON: is this a Consul agent?"
+            raise RegistryDataError(message) from error
+
+    def send(
+        self,
+        method: str,
+        path: str,
+        data: bytes | None,
+        deadline: Deadline,
+        timeout: float,
+        accept: frozenset[int] = frozenset(),
+    ) -> tuple[int, Mapping[str, str], str]:
+        """Send one request; return status, headers and text of an answer that is not an error. See :meth:`call`."""
+        where = f"{self.address.url}: {method} {path.partition('?')[0]}"
+        token = self.address.tokens.current()
+        bounded = deadline.capped(timeout)
+        seconds = bounded.remaining()
+        if seconds <= 0:
+            raise RegistryTimeoutError(f"{where}: no time was left to ask")
+        try:
+            with self._request(bounded) as session:
+                response = session.request(
+                    method,
+                    f"{self.address.scheme}://{host_text(self.address.host)}:{self.address.port}{path}",
+                    data=data,
+                    headers={"X-Consul-Token": token} if token else None,
+                    timeout=(seconds, seconds),
+                    allow_redirects=False,
+                )
+        except (requests.exceptions.Timeout, TimeoutError) as error:
+            raise RegistryTimeoutError(f"{where}: no answer within {seconds:.1f} s") from error
+        except (requests.exceptions.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
+            if bounded.is_past:
+                raise RegistryTimeoutError(f"{where}: no whole answer within {seconds:.1f} s") from error
+            raise RegistryUnavailableError(f"{where}: {_reason(error)}") from error
+        text = response.content.decode("utf-8", "replace")
+        # An agent never repeats the token, but whatever answers on this port might.
+        shown = text.replace(token, "<token>") if token else text
+        status = _checked(where, response.status_code, shown.strip(), accept)
+        return status, response.headers, text
+
+    def abort(self) -> None:
+        """Cut off whatever is waiting for an answer, and refuse every later call: no byte leaves any more.
+
+        What the agent has received already may still take effect. Idempotent.
+        """
+        with self._lock:
+            self._is_aborted = True
+            connections = list(self._connections)
+        for connection in connections:
+            _cut(connection)
+        self.close()
+
+    def close(self) -> None:
+        """Close idle connections. Calls after this open new ones. Idempotent."""
+        with self._lock:
+            session = self._sessions.pop(os.getpid(), None)
+        if session is not None:
+            session.close()
+
+    def track(self, connection: HTTPConnection) -> None:
+        """Remember a connection that was just opened, so that ``abort`` can cut it."""
+        with self._lock:
+            self._connections.add(connection)
+            if not self._is_aborted:
+                return
+        connection.close()
+        raise ConnectionAbortedError("the client was closed while it connected")
+
+    @contextmanager
+    def _request(self, deadline: Deadline) -> Iterator[requests.Session]:
+        with self._lock:
+            if self._is_aborted:
+                raise ConnectionAbortedError("the client is closed")
+            session = self._sessions.get(os.getpid())
+            if session is None:
+                session = self._sessions[os.getpid()] = self._new_session()
+        _calls.client, _calls.deadline = self, deadline
+        try:
+            yield session
+        finally:
+            _calls.client = _calls.deadline = None
+
+    def _new_session(self) -> requests.Session:
+        session = requests.Session()
+        session.trust_env = False
+        session.verify = self.address.verify
+        session.cert = self.address.cert
+        session.headers.update({"User-Agent": "registry-drain", "Accept": "application/json"})
+        session.cookies.set_policy(http.cookiejar.DefaultCookiePolicy(allowed_domains=[]))
+        for prefix in ("http://", "https://"):
+            session.mount(prefix, _Adapter(max_retries=0))
+        return session
+
+
+class _Transport(base.HTTPClient):  # type: ignore[misc]  # the library has no annotations
+    """The library's hook: one deadline's view of a :class:`ConsulClient`."""
+
+    def __init__(self, client: ConsulClient, deadline: Deadline) -> None:
+        # Without the base's __init__: it would only compose an address, and that without brackets for IPv6.
+        self._client = client
+        self._deadline = deadline
+        self.base_uri = ""
+
+    def _send(self, method: str, callback: Callable[[Any], Any], path: str, params: Any, data: Any = None) -> Any:
+        # A list of pairs from python-consul and py-consul, a dict from older callers. The token is ours to send.
+        query = [(name, value) for name, value in dict(params or ()).items() if name != "token"]
+        timeout = self._client.address.timeout
+        values = dict(query)
+        if "index" in values:
+            timeout += float(str(values.get("wait", "300s")).removesuffix("s")) * (1 + _BLOCKING_SLACK)
+        body = data.encode() if isinstance(data, str) else data
+        status, headers, text = self._client.send(
+            method, self.uri(path, query), body or None, self._deadline, timeout, frozenset()
+        )
+        # The libraries read this header unconditionally in places where Consul does not send it.
+        safe_headers = {"X-Consul-Index": "0", **_canonical(headers)}
+        try:
+            return callback(base.Response(status, safe_headers, text))
+        except (consul.ConsulException, ValueError, LookupError, TypeError) as error:
+            message = f"{self._client.address.url}: {method} {path}: the answer cannot be read: {error!r}"
+            raise RegistryDataError(message) from error
+
+    def get(
+        self, callback: Callable[[Any], Any], path: str, params: Any = None, headers: Any = None, raw: Any = None
+    ) -> Any:
+        del headers, raw  # py-consul's: its headers hold the token that the transport sends anyway
+        return self._send("GET", callback, path, params)
+
+    def put(
+        self, callback: Callable[[Any], Any], path: str, params: Any = None, data: Any = "", headers: Any = None
+    ) -> Any:
+        del headers
+        return self._send("PUT", callback, path, params, data)
+
+    def delete(
+        self, callback: Callable[[Any], Any], path: str, params: Any = None, data: Any = "", headers: Any = None
+    ) -> Any:
+        del headers
+        return self._send("DELETE", callback, path, params, data)
+
+    def post(
+        self, callback: Callable[[Any], Any], path: str, params: Any = None, data: Any = "", headers: Any = None
+    ) -> Any:
+        del headers
+        return self._send("POST", callback, path, params, data)
+
+    def close(self) -> None:
+        """Do nothing: the connections are the client's."""
+
+
+class NativeAPI(base.Consul):  # type: ignore[misc]  # the library has no annotations
+    """The library's API over our transport, with the nouns that the backend uses: ``agent`` and ``health``."""
+
+    # python-consul nests these classes in Consul, py-consul has them in modules of their own.
+    _AGENT: ClassVar[Any] = getattr(base.Consul, "Agent", None) or base.Agent
+    _HEALTH: ClassVar[Any] = getattr(base.Consul, "Health", None) or base.Health
+
+    def __init__(self, transport: _Transport, address: ConsulAddress) -> None:
+        # Without the base's __init__, which lets the environment override its arguments.
+        self.http = transport
+        self.token = None
+        self.scheme = address.scheme
+        self.dc = address.dc or None
+        self.consistency = "default"
+        self.agent: Any = self._AGENT(self)
+        self.health: Any = self._HEALTH(self)
+
+
+def _checked(where: str, status: int, text: str, accept: frozenset[int]) -> int:
+    """Return the status of an answer to go on with; raise what any other one means."""
+    if 200 <= status < 300 or status in {404, *accept}:
+        return status
+    line = " ".join(text.split())[:_MAX_BODY_IN_MESSAGE] or "no reason given"
+    if status in {401, 403} or (status >= 500 and _REFUSED.search(line)):
+        message = f"{where}: HTTP {status}: {line}: check the token and its policy"
+        raise PermissionRefusedError(message)
+    if status >= 500 and _UNKNOWN_ID.match(line):
+        # Up to some version an unknown id is a 500 (1.8: "Unknown check", "does not have associated TTL"), later a 404.
+        return 404
+    if status >= 500 or status == 429:
+        raise RegistryUnavailableError(f"{where}: HTTP {status}: {line}")
+    if 300 <= status < 400:
+        raise RegistryError(f"{where}: HTTP {status}, a redirect, which is not followed: is this a Consul agent?")
+    raise RegistryError(f"{where}: HTTP {status}: {line}")
+
+
+def _canonical(headers: Mapping[str, str]) -> dict[str, str]:
+    return {"X-Consul-Index" if name.lower() == "x-consul-index" else name: value for name, value in headers.items()}
+
+
+def _reason(error: Exception) -> str:
+    """Return the innermost reason in one line, without the library's wrapping."""
+    cause: BaseException = error
+    while True:
+        inner = getattr(cause, "reason", None)
+        inner = inner if isinstance(inner, BaseException) else next(iter(cause.args), None)
+        if not isinstance(inner, BaseException):
+            break
+        cause = inner
+    if isinstance(cause, ssl.SSLError):
+        return f"TLS: {cause.reason or cause}: check ca_file, cert_file and the host name"
+    if isinstance(cause, OSError) and cause.strerror:
+        return f"{cause.strerror}: is the Consul agent running there?"
+    # urllib3 begins some messages with "<urllib3.connection... object at 0x...>: ".
+    return re.sub(r"^<?\w*(HTTPS?)?Connection.*?(at 0x\w+>|\)): ", "", " ".join(str(cause).split())) or repr(cause)
+
+
+def _cut(connection: HTTPConnection) -> None:
+    sock = connection.sock
+    if sock is not None:
+        try:
+            # Of the plain socket, also under TLS: the reader must see the end of the stream, not half a close-notify.
+            socket.socket.shutdown(sock, socket.SHUT_RDWR)
+        except OSError:
+            return  # it has ended by itself

@@ -1,0 +1,485 @@
+"""One instance's membership of a Consul cluster: registered, renewed, and removed with proof.
+
+Theory of operation
+-------------------
+**An id of its own.** The id of the Consul service is the instance id, ``~`` and this registration's *incarnation*.
+Consul's agent API has no compare-and-delete: whoever deregisters an id removes whatever stands there when the request
+*arrives*, be it a successor that registered a millisecond ago. With an id that nobody else will ever use, a removal
+that comes late, twice, or after a restart hits only what it was meant for. The rejected alternative, the bare instance
+id with a look before each removal, leaves a window as long as an agent can be frozen. The instance id itself stands in
+Meta, and everything in this package shows that one.
+
+**Taking over.** A new incarnation therefore removes its predecessors on the same agent by itself, right after it is
+listed: those with its instance id and another incarnation, dead or alive. A predecessor that still lives notices with
+its next heartbeat, and gives way.
+
+**Heartbeats.** A daemon thread passes the TTL check. When the agent does not know the check any more (it restarted, or
+an operator removed the entry) the thread registers again, unless a successor stands there. When the token was rotated
+it registers again with the new one: the agent keeps the token of a registration, and needs a valid one to remove it.
+
+**The fence.** Every write of a registration or a heartbeat passes ``_writing``, which looks at the fence and counts
+under one lock. ``fence`` raises the flag, waits for the count to reach zero, and cuts off what does not end in time.
+All these writes use a client of their own, which ``fence`` closes for good: behind the fence no byte of them can leave.
+
+**Proof.** Removed means that a consistent read does not list the incarnation, asked with a token that has seen it (or
+whose sight was tested). The agent's own 200 proves nothing.
+
+Locks guard state only; requests are made outside. Two clients: ``_writer`` (fenced), ``_reader`` (reads and removal).
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from registry_drain.clock import Clock, Deadline
+from registry_drain.errors import (
+    LiveOwnerError,
+    PermissionRefusedError,
+    RegistryDrainError,
+    RegistryTimeoutError,
+    RegistryUnavailableError,
+)
+from registry_drain.instance import ServiceInstance
+from registry_drain.registries.base import Removal, RemovalOutcome
+from registry_drain.registries.consul_catalog import (
+    ID_KEY,
+    INCARNATION_KEY,
+    REGISTERED_AT_KEY,
+    Listed,
+    read_service,
+    require_sight,
+)
+from registry_drain.registries.consul_http import ConsulAddress, ConsulClient
+from registry_drain.registries.retry import retrying
+
+_log = logging.getLogger(__name__)
+
+LONGEST_HEARTBEAT_PAUSE = 3.0
+"""Seconds. A third of the TTL would do for the check; this is how soon a restarted agent is told of us again."""
+RECOVERY_PAUSE = 1.0
+"""Seconds between attempts while the agent does not answer: it is on this host, asking costs nothing."""
+_FIRST_LOOK, _LONGEST_LOOK = 0.01, 0.25
+
+
+@dataclass(frozen=True, slots=True)
+class Lifetimes:
+    """How long an instance outlives its process, in seconds.
+
+    Attributes:
+        ttl: without a heartbeat for this long the check is critical, and callers stop seeing the instance.
+        deregister_after: critical for this long, and the agent removes it (Consul: 60 at least, looked at every 30).
+    """
+
+    ttl: float
+    deregister_after: float
+
+    @property
+    def heartbeat_pause(self) -> float:
+        """Seconds between heartbeats: two may be lost before the check notices."""
+        return min(self.ttl / 3, LONGEST_HEARTBEAT_PAUSE)
+
+    def __str__(self) -> str:
+        """Say what becomes of an instance that nobody removes."""
+        return (
+            f"what is left leaves the callers' lists within {self.ttl:g} s, and its agent removes it about "
+            f"{self.deregister_after:g} to {self.deregister_after + 30:g} s later"
+        )
+
+
+class _StillListedError(RegistryUnavailableError):
+    """The removal was accepted, and a consistent read lists the instance all the same. Retryable."""
+
+
+class ConsulRegistration:
+    """See the module's theory, and :class:`registry_drain.registries.base.Registration` for the contract.
+
+    A forked child holds a copy of this object and no right to the instance: in another process than the one that made
+    it, ``on_shutdown`` removes nothing.
+    """
+
+    def __init__(self, address: ConsulAddress, instance: ServiceInstance, lifetimes: Lifetimes, clock: Clock) -> None:
+        """Make it; sends nothing."""
+        self._address = address
+        self._instance = instance
+        self._lifetimes = lifetimes
+        self._clock = clock
+        self._incarnation = uuid.uuid4().hex
+        self._consul_id = f"{instance.id}~{self._incarnation[:16]}"
+        # Not Consul's default "service:<id>": a check by this name can only ever be ours.
+        self._check_id = f"registry-drain-{self._incarnation}"
+        self._registered_at = clock.unix_time()
+        self._pid = os.getpid()
+        self._writer = ConsulClient(address)
+        self._reader = ConsulClient(address)
+
+        self._lock = threading.Lock()  # guards what follows
+        self._is_fenced = False
+        self._writes = 0
+        self._may_be_listed = False
+        self._is_registered = False
+        self._registered_with: str | None = None  # the token the agent keeps for us
+        self._seen_with: str | None = None  # a token that could see us in a consistent read
+        self._heartbeat: threading.Thread | None = None
+        self._removal: Removal | None = None
+        self._trouble = ""  # what the heartbeat last failed with, to log changes only
+
+        self._stop = threading.Event()
+        self._quiet = threading.Event()  # no write is under way
+        self._quiet.set()
+        self._heartbeat_ended = threading.Event()
+
+    @property
+    def instance(self) -> ServiceInstance:
+        """What is, or will be, registered."""
+        return self._instance
+
+    @property
+    def is_registered(self) -> bool:
+        """Whether Consul lists it, as far as we were told."""
+        with self._lock:
+            return self._is_registered
+
+    @property
+    def consul_id(self) -> str:
+        """The id of the Consul service: what Consul's own tools call the instance."""
+        return self._consul_id
+
+    def __repr__(self) -> str:
+        """Show instance, registry and state."""
+        with self._lock:
+            state = "registered" if self._is_registered else "not registered"
+            fenced = " fenced" if self._is_fenced else ""
+        return f"<ConsulRegistration {self._instance} at {self._address.url} {state}{fenced}>"
+
+    # --- registering --------------------------------------------------------------------------------------------------
+
+    def register(self, deadline: Deadline) -> None:
+        """Register with the agent, return when a consistent read lists the instance; then keep it listed.
+
+        With a token that cannot see the instance the agent's word has to do; that is logged.
+
+        Raises:
+            RegistryUnavailableError: retryable. The instance may be listed; ``on_shutdown`` cleans up.
+            PermissionRefusedError: the token lacks ``service:write``.
+            LiveOwnerError: fenced already.
+        """
+        with self._lock:
+            if self._is_registered and not self._is_fenced:
+                return
+        try:
+            with self._writing():
+                with self._lock:
+                    self._may_be_listed = True
+                self._put(deadline)
+            self._await_listed(deadline.capped(self._lifetimes.ttl / 2))
+        except RegistryDrainError as error:
+            if self._stop.is_set() and not isinstance(error, LiveOwnerError):
+                raise self._fenced_error() from error
+            raise
+        with self._lock:
+            if self._is_fenced:
+                raise self._fenced_error()
+            self._is_registered = True
+            if self._heartbeat is None:
+                self._heartbeat = threading.Thread(
+                    target=self._run, name=f"registry-drain-consul-heartbeat-{self._instance.id}", daemon=True
+                )
+                self._heartbeat.start()
+
+    def _put(self, deadline: Deadline) -> None:
+        token = self._address.tokens.current()
+        body = {
+            "ID": self._consul_id,
+            "Name": self._instance.service,
+            "Address": self._instance.address,
+            "Port": self._instance.port,
+            "Tags": list(self._instance.tags),
+            "Meta": {
+                **self._instance.metadata,
+                ID_KEY: self._instance.id,
+                INCARNATION_KEY: self._incarnation,
+                REGISTERED_AT_KEY: f"{self._registered_at:.3f}",
+            },
+            "Check": {
+                "CheckID": self._check_id,
+                "Name": "registry-drain heartbeat",
+                "TTL": f"{self._lifetimes.ttl:g}s",
+                # A check starts critical, and callers would not see the instance until the first heartbeat.
+                "Status": "passing",
+                "DeregisterCriticalServiceAfter": f"{self._lifetimes.deregister_after:g}s",
+            },
+        }
+        # The parameter also ends maintenance mode, which would outlive the process that was put into it.
+        params = {"replace-existing-checks": "true"}
+        self._writer.call("PUT", "agent", "service", "register", deadline=deadline, params=params, body=body)
+        with self._lock:
+            self._registered_with = token
+
+    def _await_listed(self, deadline: Deadline) -> None:
+        """Wait until a consistent read lists us, and until it lists no predecessor on our agent any more."""
+        look = _FIRST_LOOK
+        taken_over: set[str] = set()
+        while not self._stop.is_set():
+            listed = self._read(deadline)
+            mine = self._mine(listed)
+            if mine is not None:
+                old = {each.consul_id for each in listed if each.node == mine.node and each is not mine} - taken_over
+                if not old:
+                    return
+                for consul_id in sorted(old):
+                    self._take_over(consul_id, deadline)
+                taken_over |= old
+                continue
+            try:
+                require_sight(self._reader, self._instance.service, deadline)
+            except PermissionRefusedError as error:
+                _log.warning("%s: registered, but nothing can prove it, nor its removal: %s", self._instance, error)
+                return
+            if deadline.is_past:
+                message = f"{self._address.url}: {self._instance}: its agent took it, and the servers do not list it"
+                raise RegistryTimeoutError(message)
+            self._clock.wait(self._stop, min(look, deadline.remaining()))
+            look = min(look * 2, _LONGEST_LOOK)
+        raise self._fenced_error()
+
+    def _take_over(self, consul_id: str, deadline: Deadline) -> None:
+        try:
+            with self._writing():
+                self._writer.native(deadline).agent.service.deregister(consul_id)
+        except LiveOwnerError:
+            raise
+        except RegistryDrainError as error:
+            # We are listed, which is what counts; a dead predecessor expires by itself.
+            _log.warning("%s: could not take over from its predecessor %s: %s", self._instance, consul_id, error)
+        else:
+            _log.info("%s: took over from its predecessor %s", self._instance, consul_id)
+
+    # --- renewing -----------------------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        pause = self._lifetimes.heartbeat_pause
+        try:
+            while not self._clock.wait(self._stop, pause):
+                pause = self._lifetimes.heartbeat_pause
+                try:
+                    self._renew()
+                except LiveOwnerError:
+                    return  # fenced
+                except RegistryDrainError as error:
+                    self._note(f"heartbeat failed, trying again: {error}")
+                    pause = min(pause, RECOVERY_PAUSE)
+                except Exception:  # noqa: BLE001 -- see below
+                    # A heartbeat that dies silently takes the instance out of the cluster.
+                    _log.exception("%r: unexpected in a heartbeat; it goes on", self)
+        finally:
+            self._heartbeat_ended.set()
+
+    def _renew(self) -> None:
+        deadline = Deadline.after(self._address.timeout, self._clock)
+        with self._lock:
+            is_rotated = self._registered_with != self._address.tokens.current()
+        with self._writing():
+            if is_rotated:
+                self._put(deadline)
+                is_known = True
+            else:
+                is_known = self._writer.native(deadline).agent.check.ttl_pass(self._check_id)
+        if is_known:
+            self._note("")
+            return
+        with self._lock:
+            self._is_registered = False
+        if successor := self._successor_on_agent(deadline):
+            self._note(f"its successor {successor} is registered: this one gives way")
+            return
+        with self._writing():
+            self._put(deadline)
+            with self._lock:
+                self._is_registered = not self._is_fenced
+        self._note("")
+        _log.warning("%s: %s had lost it, registered again", self._instance, self._address.url)
+
+    def _successor_on_agent(self, deadline: Deadline) -> str:
+        """Return the Consul id of another incarnation on this very agent: it answers without the servers."""
+        params = self._narrowed(self._same_id("Meta"))
+        found = self._writer.call("GET", "agent", "services", deadline=deadline, params=params).data
+        for consul_id, service in found.items() if isinstance(found, dict) else ():
+            meta = (service.get("Meta") or {}) if isinstance(service, dict) else {}
+            if service.get("Service") == self._instance.service and meta.get(ID_KEY) == self._instance.id:
+                return str(consul_id)
+        return ""
+
+    def _note(self, trouble: str) -> None:
+        with self._lock:
+            before, self._trouble = self._trouble, trouble
+        if trouble and not before:
+            _log.warning("%s at %s: %s", self._instance, self._address.url, trouble)
+        elif before and not trouble:
+            _log.info("%s at %s: heartbeat works again", self._instance, self._address.url)
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        with self._lock:
+            if self._is_fenced or os.getpid() != self._pid:
+                raise self._fenced_error()
+            self._writes += 1
+            self._quiet.clear()
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._writes -= 1
+                if not self._writes:
+                    self._quiet.set()
+
+    def _fenced_error(self) -> LiveOwnerError:
+        return LiveOwnerError(
+            f"{self._instance} at {self._address.url}: its stop has begun, it is not registered any more"
+        )
+
+    # --- stopping -----------------------------------------------------------------------------------------------------
+
+    def fence(self, deadline: Deadline) -> None:
+        """Stop and join the heartbeat; await a write under way, and cut it off when half the time is gone.
+
+        A write that was cut off may have reached the agent. What it wrote expires: see :class:`Lifetimes`.
+        """
+        with self._lock:
+            self._is_fenced = True
+            heartbeat = self._heartbeat
+        self._stop.set()
+        if os.getpid() != self._pid:
+            return  # the threads are the parent's
+        # Awaiting is better than cutting: a request that the agent has read takes effect, and maybe after our removal.
+        deadline.capped(deadline.remaining() / 2).wait(self._quiet)
+        self._writer.abort()
+        deadline.wait(self._quiet)
+        if heartbeat is not None and deadline.wait(self._heartbeat_ended):
+            heartbeat.join()
+
+    def on_shutdown(self, deadline: Deadline) -> Removal:
+        """Fence, remove this incarnation, and read the catalog back. See the module's theory.
+
+        The outcome is REFUSED when the token is refused, and UNCONFIRMED when time runs out; ``detail`` then says what
+        is left and until when.
+        """
+        if os.getpid() != self._pid:
+            return self._result(RemovalOutcome.NOT_REGISTERED, f"registered by process {self._pid}, not by this one")
+        self.fence(deadline.capped(deadline.remaining() / 2))
+        with self._lock:
+            done, may_be_listed = self._removal, self._may_be_listed
+        if done is not None:
+            return done
+        if not may_be_listed:
+            self._reader.close()
+            return self._result(RemovalOutcome.NOT_REGISTERED)
+        removal = self._remove(deadline)
+        if removal.is_gone:
+            with self._lock:
+                self._removal, self._is_registered = removal, False
+        self._reader.close()
+        return removal
+
+    def _remove(self, deadline: Deadline) -> Removal:
+        attempts = 0
+        try:
+            for attempt in retrying(deadline):
+                with attempt:
+                    attempts += 1
+                    return self._remove_once(attempts, deadline)
+        except PermissionRefusedError as error:
+            return self._result(RemovalOutcome.REFUSED, f"{error}; {self._lifetimes}", attempts)
+        except RegistryDrainError as error:
+            return self._result(RemovalOutcome.UNCONFIRMED, f"{error}; {self._lifetimes}", attempts)
+        raise AssertionError("the loop returns or raises")
+
+    def _remove_once(self, attempts: int, deadline: Deadline) -> Removal:
+        token = self._address.tokens.current()
+        if token or self._seen_with is None:
+            # A policy may have changed since: what this token sees now is what makes the later absence a proof.
+            self._seen_with = None
+            holder = self._mine(self._read(deadline))
+            is_foreign = holder is not None and holder.incarnation != self._incarnation
+        else:
+            owner = self._reader.call("GET", "agent", "service", self._consul_id, deadline=deadline)
+            meta = owner.data.get("Meta") if isinstance(owner.data, dict) else None
+            is_foreign = isinstance(meta, dict) and meta.get(INCARNATION_KEY) != self._incarnation
+        native = self._reader.native(deadline)
+        if is_foreign:
+            # Somebody registered our very id anew. If our check is still attached, it would take him down at its TTL.
+            native.agent.check.deregister(self._check_id)
+        else:
+            # False is an id that the agent does not know (any more): what the catalog says is what counts.
+            native.agent.service.deregister(self._consul_id)
+        listed = self._read(deadline)
+        if self._is_listed(listed):
+            listed = self._remove_from_catalog(listed, deadline)
+        return self._verdict(listed, token, attempts, deadline)
+
+    def _remove_from_catalog(self, listed: list[Listed], deadline: Deadline) -> list[Listed]:
+        """Remove what the agent could not: it does not own it, or syncs it with a token that was revoked since."""
+        for each in listed:
+            if each.incarnation == self._incarnation:
+                body = {"Node": each.node, "ServiceID": each.consul_id}
+                if self._address.dc:
+                    body["Datacenter"] = self._address.dc
+                self._reader.call("PUT", "catalog", "deregister", deadline=deadline, body=body)
+        listed = self._read(deadline)
+        if self._is_listed(listed):
+            message = f"{self._address.url}: {self._instance} was deregistered and is still listed"
+            raise _StillListedError(message)
+        return listed
+
+    def _verdict(self, listed: list[Listed], token: str, attempts: int, deadline: Deadline) -> Removal:
+        """Say what a consistent read proves that does not list this incarnation."""
+        confirmed_at = self._clock.now()
+        # The dead entry of a predecessor on another agent is nobody who took over.
+        successors = [each.locator for each in listed if each.is_live is not False]
+        if successors:
+            detail = f"left alone: {', '.join(successors)}"
+            return self._result(RemovalOutcome.SUCCESSOR, detail, attempts, confirmed_at)
+        if self._seen_with != token:
+            try:
+                require_sight(self._reader, self._instance.service, deadline)
+            except PermissionRefusedError as error:
+                return self._result(RemovalOutcome.UNVERIFIABLE, str(error), attempts)
+            confirmed_at = self._clock.now()
+        detail = f"not listed by a consistent read ({self._consul_id})"
+        return self._result(RemovalOutcome.CONFIRMED, detail, attempts, confirmed_at)
+
+    # --- reading ------------------------------------------------------------------------------------------------------
+
+    def _read(self, deadline: Deadline) -> list[Listed]:
+        """Return what a consistent read lists of this instance id; remember whether our token could see us."""
+        token = self._address.tokens.current()
+        params = self._narrowed(f'Service.ID == "{self._consul_id}" or {self._same_id("Service.Meta")}')
+        found = read_service(self._reader, self._instance.service, deadline, params)
+        listed = [each for each in found if each.consul_id == self._consul_id or each.instance_id == self._instance.id]
+        if self._mine(listed) is not None:
+            self._seen_with = token
+        return listed
+
+    def _narrowed(self, expression: str) -> dict[str, str]:
+        # An optimisation, and the callers look again: a service may have thousands of instances. Consul's expressions
+        # have no escape for a quote inside a string (1.8 answers 500), so an id that holds one goes without.
+        return {} if '"' in self._instance.id else {"filter": expression}
+
+    def _same_id(self, meta: str) -> str:
+        return f'{meta}["{ID_KEY}"] == "{self._instance.id}"'
+
+    def _mine(self, listed: list[Listed]) -> Listed | None:
+        return next((each for each in listed if each.consul_id == self._consul_id), None)
+
+    def _is_listed(self, listed: list[Listed]) -> bool:
+        return any(each.incarnation == self._incarnation for each in listed)
+
+    def _result(
+        self, outcome: RemovalOutcome, detail: str = "", attempts: int = 0, confirmed_at: float | None = None
+    ) -> Removal:
+        return Removal(str(self._instance), self._address.url, outcome, detail, attempts, confirmed_at)
