@@ -48,12 +48,17 @@ _FLAGS = os.O_CLOEXEC | os.O_NOFOLLOW
 _NEVER = threading.Event()
 
 
+class _NoRegularFileError(Exception):
+    """What has this name cannot be opened as a file: nothing of ours."""
+
+
 class InstanceDirectory:
-    """The directory. Thread-safe; holds no state but its path."""
+    """The directory. Thread-safe; its only state is a cache of parsed files."""
 
     def __init__(self, path: str) -> None:
         """Touch nothing yet."""
         self.path = Path(path)
+        self._parsed: dict[str, tuple[bytes, InstanceFile]] = {}  # by name
 
     def __str__(self) -> str:
         """Name it as error messages do."""
@@ -136,9 +141,21 @@ class InstanceDirectory:
             path.unlink(missing_ok=True)
 
     def unlink_if_dead(self, name: str) -> None:
-        """Remove a file of ours whose owner is dead. Under the directory's lock, so that it stays the one looked at."""
-        found = self.read(name)
-        if found is not None and found.is_live is False:
+        """Remove a file of our naming that nobody has locked. Under the directory's lock: nobody replaces it."""
+        if not local_file.is_public_name(name):
+            return
+        with self._translated("read"):
+            try:
+                fd = self._open(name)
+            except _NoRegularFileError:
+                return
+            if fd is None:
+                return
+            try:
+                is_dead = stat.S_ISREG(os.fstat(fd).st_mode) and not is_locked(fd)
+            finally:
+                os.close(fd)
+        if is_dead:
             self.unlink(name)
 
     def sweep(self) -> None:
@@ -146,7 +163,7 @@ class InstanceDirectory:
         for name in self._names():
             if name.startswith(_PRIVATE_PREFIX):
                 self.unlink(name)
-            elif local_file.is_public_name(name):
+            else:
                 self.unlink_if_dead(name)
 
     def scan(self, service: str | None = None) -> list[InstanceFile]:
@@ -158,7 +175,10 @@ class InstanceDirectory:
             RegistryUnavailableError, PermissionRefusedError: it could not be read in full.
         """
         prefix = "" if service is None else local_file.service_prefix(service)
-        found = [self.read(name) for name in self._names() if name.startswith(prefix) and not name.startswith(".")]
+        names = self._names()
+        if len(self._parsed) > 2 * len(names):
+            self._parsed.clear()  # most of it is gone; what is not is parsed once more
+        found = [self.read(name) for name in names if name.startswith(prefix) and not name.startswith(".")]
         listed = [
             file
             for file in found
@@ -182,16 +202,13 @@ class InstanceDirectory:
         for _ in range(100):
             with self._translated("read"):
                 try:
-                    # O_NONBLOCK: the open of a FIFO waits for a writer otherwise.
-                    fd = os.open(self.path / name, os.O_RDONLY | os.O_NONBLOCK | _FLAGS)
-                except FileNotFoundError:
+                    fd = self._open(name)
+                except PermissionError:
+                    return self._foreign(name, "this user may not read it")
+                except _NoRegularFileError:
+                    return self._foreign(name, "it is no regular file")
+                if fd is None:
                     return None
-                except OSError as error:
-                    if error.errno == errno.EACCES:
-                        return self._foreign(name, "this user may not read it")
-                    if error.errno in {errno.ELOOP, errno.ENXIO}:  # a symbolic link, a socket
-                        return self._foreign(name, "it is no regular file")
-                    raise
                 try:
                     found = self._read_open(name, fd)
                 finally:
@@ -199,6 +216,17 @@ class InstanceDirectory:
             if found is not None:
                 return found
         raise RegistryUnavailableError(f"{self}: {name} is replaced again and again")
+
+    def _open(self, name: str) -> int | None:
+        try:
+            # O_NONBLOCK: the open of a FIFO waits for a writer otherwise. No Path: a watch does this all the time.
+            return os.open(f"{self.path}/{name}", os.O_RDONLY | os.O_NONBLOCK | _FLAGS)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            if error.errno in {errno.ELOOP, errno.ENXIO}:  # a symbolic link, a socket
+                raise _NoRegularFileError from error
+            raise
 
     def _read_open(self, name: str, fd: int) -> InstanceFile | None:
         """Return what the open file says; None if it was replaced meanwhile (rule 5)."""
@@ -208,13 +236,17 @@ class InstanceDirectory:
             return self._foreign(name, "it is no regular file", version)
         if not local_file.is_public_name(name):
             return self._foreign(name, "its name is not one that this registry gives", version)
-        with open(fd, "rb", closefd=False) as file:
-            data = file.read(MAX_FILE_SIZE)
         is_live = is_locked(fd)
-        path = self.path / name
-        if not is_live and not self._is_at(path, status):
+        if not is_live and not self._is_at(self.path / name, status):
             return None
-        return local_file.parse(name, data, is_live=is_live, locator=str(path), version=version)
+        data = os.read(fd, MAX_FILE_SIZE)
+        # Not by inode and times: a file that replaces another within one tick may have the same ones.
+        if is_live and (cached := self._parsed.get(name)) is not None and cached[0] == data:
+            return cached[1]
+        found = local_file.parse(name, data, is_live=is_live, locator=str(self.path / name), version=version)
+        if is_live:
+            self._parsed[name] = data, found
+        return found
 
     def _foreign(self, name: str, problem: str, version: str = "") -> InstanceFile:
         return local_file.foreign(name, problem, locator=str(self.path / name), version=version)
