@@ -1,0 +1,262 @@
+"""One instance's own znode: on which session it is written, and who may hold the path.
+
+Theory of operation. The node belongs to a session that nothing else uses, so that ending the session removes exactly
+our node and can never remove a successor's: a version guard cannot promise that, because a re-created node starts
+again at version 0. :meth:`OwnNode.settle` looks at the path, does one thing about what it sees, and looks again, until
+it sees our own node. It runs in one thread only, the registration's worker. Rules:
+
+1. *A write without an answer ends its session.* That drops kazoo's queue and lets the server undo what it has done. The
+   next attempt has a new session, and knows the old one's node by its owner.
+2. *The newest wins.* A node in our way is replaced, in one transaction, if it is left over from a session of our own,
+   or if we never held the path: then we are the restarted process, and it is our predecessor's whose session has yet to
+   time out. Once we held the path whoever stands there came later (until then it was ours): we yield, for good. One
+   exception protects a successor from an elder that was late: if the node says that its instance started after we did,
+   and not in the future, then *we* are the elder and refuse. A start in the future only tells that a clock was set
+   back.
+3. *Take-over is guarded by the version*, which helps because consecutive holders never have the same one: whoever takes
+   a node over writes its data as often as it takes to be one ahead, modulo ``_VERSIONS``. What remains is a predecessor
+   that expires *and* a rival that registers plainly between our look and our transaction, about 1 ms.
+4. *Persistent nodes are left alone*: no owner's death will ever explain them.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from kazoo.exceptions import NoAuthError, NoNodeError, RolledBackError, RuntimeInconsistency
+
+from registry_drain.clock import Clock, Deadline
+from registry_drain.errors import (
+    ConfigurationError,
+    LiveOwnerError,
+    PermissionRefusedError,
+    RegistryUnavailableError,
+)
+from registry_drain.instance import ServiceInstance
+from registry_drain.registries.layouts import NodeTree
+from registry_drain.registries.layouts.base import parents
+from registry_drain.registries.zookeeper_session import ANSWERS, Request, ZooKeeperSession, session_text
+from registry_drain.registries.zookeeper_settings import Cancellation, CancelledSessionCallError, SessionSettings
+
+log = logging.getLogger(__name__)
+
+_VERSIONS = 8
+"""See rule 3. A take-over costs at most so many tiny writes; eight take-overs within 1 ms do not happen."""
+_MOST_STEPS = 12
+"""Looks per attempt. Few are ever needed: missing parents, a predecessor, a race lost, and the look that finds us."""
+_LARGEST_NODE = 1_000_000
+"""Bytes. ZooKeeper's jute.maxbuffer is 1 MiB by default; beyond it the server just drops the connection, each time."""
+
+
+def may_take_over(theirs: float | None, ours: float, now: float, *, held_before: bool, is_own: bool) -> bool:
+    """Return whether a node in our way may be replaced; see rule 2.
+
+    Args:
+        theirs: when its instance started, in UNIX seconds; None if it does not say.
+        ours: when we started.
+        now: the same clock, now.
+        held_before: whether our node has stood on this path.
+        is_own: whether it belongs to an earlier session of ours.
+    """
+    if is_own:
+        return True
+    if held_before:
+        return False
+    is_younger = theirs is not None and ours < theirs <= now
+    return not is_younger
+
+
+class OwnNode:
+    """See the module. :meth:`settle` belongs to one thread; the properties may be read from any.
+
+    Args:
+        instance: what the node says.
+        tree: where it stands.
+        settings: of its sessions.
+        clock: measures the waits, and tells when the instance started.
+        cancellation: ends every wait.
+        wake: called from kazoo's threads when the node or a session may have changed; must only set an event.
+    """
+
+    def __init__(
+        self,
+        instance: ServiceInstance,
+        tree: NodeTree,
+        settings: SessionSettings,
+        clock: Clock,
+        cancellation: Cancellation,
+        wake: Callable[[], None],
+    ) -> None:
+        self._instance = instance
+        self._layout = tree.layout
+        self._settings = settings
+        self._clock = clock
+        self._cancellation = cancellation
+        self._wake = wake
+        # The layouts write milliseconds: compare what others will read.
+        self._started_at = round(clock.unix_time() * 1000) / 1000
+        self._data = tree.layout.encode(instance, self._started_at)
+        if len(self._data) > _LARGEST_NODE:
+            raise ConfigurationError(f"{instance} has {len(self._data)} bytes of data: ZooKeeper takes about 1 MB")
+        self._prefix = tree.node(instance)
+        self._lock = threading.Lock()
+        self._sessions: list[ZooKeeperSession] = []
+        self._past_ids: set[int] = set()
+        self.path: str | None = None if tree.layout.is_sequential else self._prefix
+        """Where it stands; of a sequential layout known only once it was created."""
+        self.was_written = False
+        """Whether anything was ever sent that could have created it."""
+        self.is_in_place = False
+        """Whether it stood in its place when last looked at."""
+        self.was_held = False
+        """Whether it ever did."""
+
+    @property
+    def sessions(self) -> list[ZooKeeperSession]:
+        """The sessions that may hold it, oldest first."""
+        with self._lock:
+            return list(self._sessions)
+
+    @property
+    def session_ids(self) -> set[int]:
+        """The ids of every session it was ever written with."""
+        with self._lock:
+            return self._past_ids | {session.id for session in self._sessions if session.id is not None}
+
+    def settle(self, deadline: Deadline) -> ZooKeeperSession:
+        """Put the node in its place, or find it there; return the session that holds it. One attempt.
+
+        Raises:
+            RegistryUnavailableError: retryable.
+            PermissionRefusedError: the access lists of base or service do not let us create.
+            LiveOwnerError: a newer instance, or a persistent node, stands there.
+            CancelledSessionCallError: cancelled.
+        """
+        session = self._usable_session()
+        for _ in range(_MOST_STEPS):
+            if self._cancellation.event.is_set():
+                raise CancelledSessionCallError("fenced")
+            stat = self._look(session, self.path, deadline) if self.path is not None else None
+            self.is_in_place = stat is not None and stat.ephemeralOwner == session.id
+            if stat is None:
+                self._create(session, deadline)
+            elif self.is_in_place:
+                self.was_held = True
+                return session
+            else:
+                self._replace(session, stat.ephemeralOwner, deadline)
+        raise RegistryUnavailableError(f"{self._settings.url}: {self.path} changes faster than it can be read")
+
+    def _usable_session(self) -> ZooKeeperSession:
+        with self._lock:
+            current = self._sessions[-1] if self._sessions else None
+        if current is not None and not current.is_over:
+            return current
+        if current is not None:
+            # It expired: stop kazoo from going on under a session that nobody uses.
+            current.begin_end()
+        session = ZooKeeperSession(self._settings, self._clock, on_change=self._wake)
+        with self._lock:
+            # What is dead needs no ending. Its id still tells our own leftovers from somebody else's.
+            self._past_ids.update(each.id for each in self._sessions if each.id is not None)
+            self._sessions = [each for each in self._sessions if not each.is_dead]
+            self._sessions.append(session)
+        if self._layout.is_sequential:
+            self.path = None
+        return session
+
+    def _look(self, session: ZooKeeperSession, path: str, deadline: Deadline) -> Any:
+        # The sync is what makes rule 2 true: a server that lags behind could show a new session of ours the
+        # predecessor that we replaced long ago, and we would yield to it.
+        _, stat = session.call(
+            lambda client: client.sync_async(path),
+            lambda client: client.exists_async(path, self._notice),
+            deadline=deadline,
+            cancellation=self._cancellation,
+        )
+        return stat
+
+    def _notice(self, _event: object) -> None:
+        # A method and no closure: kazoo keeps watchers in a set, so that looking again adds nothing to it.
+        self._wake()
+
+    def _create(self, session: ZooKeeperSession, deadline: Deadline) -> None:
+        is_sequential = self._layout.is_sequential
+
+        def create(client: Any) -> Any:
+            return client.create_async(self._prefix, self._data, ephemeral=True, sequence=is_sequential)
+
+        [answer] = self._write(session, [create], deadline)
+        if isinstance(answer, NoNodeError):
+            # All at once, and whatever they answer: the next look and the next create tell.
+            self._write(session, [_creating(parent) for parent in parents(self._prefix)], deadline)
+        elif is_sequential and not isinstance(answer, Exception):
+            self.path = answer
+        # NodeExists: the next look sees whose it is.
+
+    def _replace(self, session: ZooKeeperSession, owner: int, deadline: Deadline) -> None:
+        """Take the node over, or yield; see rules 2 to 4."""
+        path = self.path
+        holder = f"session {session_text(owner)}"
+        if not owner:
+            raise LiveOwnerError(f"{path} is a persistent node, which goes with no owner: remove it first")
+        [answer] = session.call_each(
+            [lambda client: client.get_async(path)], deadline=deadline, cancellation=self._cancellation
+        )
+        if isinstance(answer, NoNodeError):
+            return
+        if isinstance(answer, Exception):
+            raise answer
+        data, stat = answer
+        if stat.ephemeralOwner != owner:
+            return
+        content = self._layout.decode(self._instance.id, data or b"")
+        now = self._clock.unix_time()
+        is_own = owner in self.session_ids
+        if not may_take_over(content.registered_at, self._started_at, now, held_before=self.was_held, is_own=is_own):
+            raise LiveOwnerError(f"{path} belongs to {holder}, a newer instance than this one")
+        log.info("%s takes over the node that %s left behind", self._instance, holder)
+
+        def take_over(client: Any) -> Any:
+            transaction = client.transaction()
+            transaction.delete(path, version=stat.version)
+            transaction.create(path, self._data, ephemeral=True)
+            for _ in range((stat.version + 1) % _VERSIONS):
+                transaction.set_data(path, self._data)
+            return transaction.commit_async()
+
+        [results] = self._write(session, [take_over], deadline)
+        self._check_transaction(results)
+
+    def _check_transaction(self, results: Any) -> None:
+        """Return if it was applied, or met one of ``ANSWERS``, which the next look explains."""
+        for result in results if isinstance(results, list) else [results]:
+            # The operations that were not at fault are answered with these two.
+            is_bystander = isinstance(result, (RolledBackError, RuntimeInconsistency))
+            if is_bystander or not isinstance(result, Exception) or isinstance(result, ANSWERS):
+                continue
+            if isinstance(result, NoAuthError):
+                raise PermissionRefusedError(f"{self._settings.url}: ZooKeeper's access list refuses this (NoAuth)")
+            reason = type(result).__name__
+            raise RegistryUnavailableError(f"{self._settings.url}: the transaction failed ({reason})")
+
+    def _write(self, session: ZooKeeperSession, requests: list[Request], deadline: Deadline) -> list[Any]:
+        """Return the answers, which may be exceptions among ``ANSWERS``; see rule 1."""
+        session.wait_connected(deadline, self._cancellation)
+        self.was_written = True
+        try:
+            answers = session.call_each(requests, deadline=deadline, cancellation=self._cancellation)
+        except RegistryUnavailableError:
+            session.begin_end()
+            raise
+        for answer in answers:
+            if isinstance(answer, PermissionRefusedError):
+                raise answer
+        return answers
+
+
+def _creating(path: str) -> Request:
+    return lambda client: client.create_async(path)

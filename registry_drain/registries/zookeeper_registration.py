@@ -1,0 +1,311 @@
+"""One instance's registration: a worker thread that keeps its node, the fence, and the proven removal.
+
+Theory of operation. All registering is done by one thread, the worker, which :meth:`ZooKeeperRegistration.register`
+starts and asks, and which kazoo's listeners and watches wake: they set an event and do nothing else. What the worker
+does about the node stands in :mod:`registry_drain.registries.zookeeper_node`. Rules:
+
+1. *The fence* is a cancellation, which the worker reads before each step and which ends its waits, and a join. If the
+   worker was inside a write then, it ends that session at once: the goodbye stands behind the write in the same queue.
+2. *Removal is the end of our sessions*, known from the server, and then a consistent read over another session.
+3. Whoever finds the node taken over by a newer instance stops keeping it, says so once, and never tries again.
+4. A result that leaves the node in doubt is not kept: a further ``on_shutdown`` tries again.
+
+``_lock`` guards the fields; requests, waits and joins happen outside it.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import random
+import threading
+from dataclasses import dataclass, field
+
+from registry_drain.clock import Clock, Deadline
+from registry_drain.errors import (
+    LiveOwnerError,
+    PermissionRefusedError,
+    RegistryDrainError,
+    RegistryTimeoutError,
+    RegistryUnavailableError,
+)
+from registry_drain.instance import ServiceInstance
+from registry_drain.registries.base import Removal, RemovalOutcome
+from registry_drain.registries.layouts import NodeTree
+from registry_drain.registries.retry import retrying
+from registry_drain.registries.zookeeper_node import OwnNode
+from registry_drain.registries.zookeeper_session import ZooKeeperSession, read_stat, session_text
+from registry_drain.registries.zookeeper_settings import Cancellation, CancelledSessionCallError, SessionSettings
+from registry_drain.registries.zookeeper_shared import SharedSession
+
+log = logging.getLogger(__name__)
+
+_FIRST_PAUSE = 0.05
+_LONGEST_PAUSE = 1.0
+"""Seconds between attempts to get back what was lost; as in :mod:`registry_drain.registries.retry`."""
+_PAUSE_WHEN_REFUSED = 10.0
+"""Seconds; somebody must change an access list first."""
+
+
+@dataclass(eq=False)
+class _Request:
+    """One call of ``register``, as the worker sees it."""
+
+    deadline: Deadline
+    done: threading.Event = field(default_factory=threading.Event)
+    error: RegistryDrainError | None = None
+
+
+class ZooKeeperRegistration:
+    """See the module, and :class:`registry_drain.registries.base.Registration` for what each method promises."""
+
+    def __init__(
+        self,
+        instance: ServiceInstance,
+        tree: NodeTree,
+        settings: SessionSettings,
+        shared: SharedSession,
+        clock: Clock,
+    ) -> None:
+        self._instance = instance
+        self._settings = settings
+        self._shared = shared
+        self._clock = clock
+        self._wake = threading.Event()
+        self._cancellation = Cancellation()
+        self._node = OwnNode(instance, tree, settings, clock, self._cancellation, self._wake.set)
+        self._lock = threading.Lock()
+        self._worker: threading.Thread | None = None
+        self._worker_ended = threading.Event()
+        self._process_id = os.getpid()
+        self._request: _Request | None = None
+        self._holder: ZooKeeperSession | None = None
+        self._is_kept = False
+        self._is_fenced = False
+        self._remover: threading.Event | None = None
+        self._removal: Removal | None = None
+
+    def __repr__(self) -> str:
+        """Show the instance and what became of it."""
+        state = "registered" if self.is_registered else "fenced" if self._is_fenced else "not registered"
+        return f"<ZooKeeperRegistration {self._instance} {state}>"
+
+    @property
+    def instance(self) -> ServiceInstance:
+        """What is, or will be, registered."""
+        return self._instance
+
+    @property
+    def is_registered(self) -> bool:
+        """Whether our node stood there when last seen, and its session is not known to be over."""
+        with self._lock:
+            holder = self._holder
+        return holder is not None and not holder.is_over
+
+    # --- registering, as its callers see it ---------------------------------------------------------------------------
+
+    def register(self, deadline: Deadline) -> None:
+        """Put the node in place and keep it there; see the protocol.
+
+        Raises:
+            RegistryUnavailableError: retryable.
+            PermissionRefusedError: the access lists of base or service do not let us create.
+            LiveOwnerError: fenced; or a newer instance, or a persistent node, stands at the path.
+        """
+        with self._lock:
+            self._check_may_register()
+            if self._holder is not None and not self._holder.is_over:
+                return
+            if self._worker is None:
+                self._process_id = os.getpid()
+                name = f"registry-drain-zookeeper-{self._instance.id}"
+                self._worker = threading.Thread(target=self._work, name=name, daemon=True)
+                self._worker.start()
+            # Callers at the same time share one attempt.
+            request = self._request = self._request or _Request(deadline)
+        self._wake.set()
+        is_answered = deadline.wait(request.done)
+        if self._is_fenced:
+            raise self._fenced_error()
+        if not is_answered:
+            raise RegistryTimeoutError(f"{self._settings.url}: {self._instance} was not registered in time")
+        if request.error is not None:
+            raise request.error
+
+    def _check_may_register(self) -> None:
+        if self._is_fenced:
+            raise self._fenced_error()
+        if self._worker is not None and self._process_id != os.getpid():
+            raise LiveOwnerError(f"{self._instance} is registered by process {self._process_id}, which forked this one")
+
+    def _fenced_error(self) -> LiveOwnerError:
+        return LiveOwnerError(f"{self._instance} is being stopped and does not register with {self._settings.url}")
+
+    def fence(self, deadline: Deadline) -> None:
+        """Stop the worker and join it; the node stays. See rule 1."""
+        with self._lock:
+            self._is_fenced = True
+            worker = self._worker if self._process_id == os.getpid() else None
+        self._cancellation.cancel()
+        self._wake.set()
+        if worker is not None and deadline.wait(self._worker_ended):
+            worker.join()  # it has nothing left to do but return
+
+    # --- the worker ---------------------------------------------------------------------------------------------------
+
+    def _work(self) -> None:
+        try:
+            self._serve()
+        except CancelledSessionCallError:
+            pass  # the fence
+        finally:
+            with self._lock:
+                request, self._request = self._request, None
+            if request is not None:
+                request.done.set()
+            self._worker_ended.set()
+
+    def _serve(self) -> None:
+        failures = 0
+        while not self._is_fenced:
+            self._wake.clear()
+            with self._lock:
+                request, is_kept = self._request, self._is_kept
+            error = None
+            if request is not None:
+                # Our answer must reach whoever waits for it inside the same deadline.
+                error = request.error = self._attempt(request.deadline.with_headroom())
+                with self._lock:
+                    self._request = None
+                request.done.set()
+            elif is_kept:
+                error = self._attempt(Deadline.after(self._settings.call_timeout, self._clock))
+                self._tell(error, failures)
+            failures = failures + 1 if error is not None and self._is_kept else 0
+            self._clock.wait(self._wake, None if error is None or not failures else self._pause(error, failures))
+
+    @staticmethod
+    def _pause(error: RegistryDrainError, failures: int) -> float:
+        if not error.retryable:
+            return _PAUSE_WHEN_REFUSED
+        # Half of it is chance: a whole fleet may have lost the same server.
+        return min(_FIRST_PAUSE * 2.0 ** min(failures, 10), _LONGEST_PAUSE) * random.uniform(0.5, 1.0)  # noqa: S311
+
+    def _tell(self, error: RegistryDrainError | None, failures: int) -> None:
+        """Log an outage once when it begins and once when it ends; a take-over once."""
+        if error is None:
+            if failures:
+                log.info("%s is registered with %s, as before", self._instance, self._settings.url)
+        elif not self._is_kept:
+            log.warning("%s yields: %s", self._instance, error)
+        else:
+            level = logging.WARNING if failures == 0 else logging.DEBUG
+            log.log(level, "%s may have lost its registration; trying on: %s", self._instance, error)
+
+    def _attempt(self, deadline: Deadline) -> RegistryDrainError | None:
+        """Make one attempt; return its error. Only the fence's cancellation is raised."""
+        try:
+            holder = self._node.settle(deadline)
+        except CancelledSessionCallError:
+            raise
+        except RegistryDrainError as error:
+            self._missed(error)
+            return error
+        except Exception as error:
+            # Nobody would see a worker die; an instance that silently stays unlisted is the worse fault.
+            log.exception("registering %s failed in an unforeseen way", self._instance)
+            return RegistryUnavailableError(f"{self._settings.url}: unforeseen {type(error).__name__}: {error}")
+        self._hold(holder)
+        return None
+
+    def _hold(self, holder: ZooKeeperSession) -> None:
+        with self._lock:
+            is_news = self._holder is not holder
+            self._holder = holder
+            self._is_kept = True
+        if is_news:
+            log.info("%s is registered with %s at %s", self._instance, self._settings.url, self._node.path)
+            try:
+                # The proof of the stop will be read with it: connected by then, it costs one round trip.
+                self._shared.get()
+            except RegistryDrainError as error:
+                log.debug("no second session for %s yet: %s", self._instance, error)
+
+    def _missed(self, error: RegistryDrainError) -> None:
+        with self._lock:
+            if not self._node.is_in_place:
+                self._holder = None
+            if isinstance(error, LiveOwnerError):
+                self._is_kept = False  # rule 3
+
+    # --- removing -----------------------------------------------------------------------------------------------------
+
+    def on_shutdown(self, deadline: Deadline) -> Removal:
+        """Fence, end our sessions, and prove by another one that our node is gone. See rules 2 and 4."""
+        self.fence(deadline)
+        while True:
+            with self._lock:
+                if self._removal is not None and self._removal.is_gone:
+                    return self._removal
+                other = self._remover
+                if other is None:
+                    self._holder = None
+                    mine = self._remover = threading.Event()
+                    break
+            if not deadline.wait(other):
+                return self._result(RemovalOutcome.UNCONFIRMED, "another thread is still removing it")
+        removal = None
+        try:
+            removal = self._remove(deadline)
+        finally:
+            with self._lock:
+                self._removal, self._remover = removal, None
+            mine.set()
+        return removal
+
+    def _remove(self, deadline: Deadline) -> Removal:
+        if self._process_id != os.getpid():
+            # Ending a session takes nothing but its id, which a forked child has: never let it do so by accident.
+            detail = f"process {self._process_id}, which forked this one, registered it and must remove it"
+            return self._result(RemovalOutcome.NOT_REGISTERED, detail)
+        sessions = self._node.sessions
+        if not self._node.was_written:
+            for session in sessions:
+                session.begin_end()
+            return self._result(RemovalOutcome.NOT_REGISTERED)
+        attempts = 0
+        try:
+            for attempt in retrying(deadline):
+                with attempt:
+                    attempts += 1
+                    for session in reversed(sessions):  # the newest holds the node
+                        session.end(deadline)
+                    return self._prove(deadline, attempts)
+        except PermissionRefusedError as error:
+            return self._result(RemovalOutcome.UNVERIFIABLE, f"its session is closed, but: {error}", attempts)
+        except RegistryDrainError as error:
+            detail = f"{error}; ZooKeeper removes it after {self._settings.session_timeout:g} s without us"
+            return self._result(RemovalOutcome.UNCONFIRMED, detail, attempts)
+        raise AssertionError("retrying() returns or raises")
+
+    def _prove(self, deadline: Deadline, attempts: int) -> Removal:
+        """Say what a consistent read shows, now that no session of ours lives. Raises as long as ours is shown."""
+        path = self._node.path
+        if path is None:
+            # A sequential create whose answer never came: its session is dead, and nobody else has such a name.
+            return self._result(RemovalOutcome.CONFIRMED, "its session is closed", attempts, self._clock.now())
+        with self._shared.borrow() as session:
+            stat = read_stat(session, path, deadline)
+        now = self._clock.now()
+        if stat is None:
+            return self._result(RemovalOutcome.CONFIRMED, f"{path} is gone", attempts, now)
+        owner = session_text(stat.ephemeralOwner)
+        if stat.ephemeralOwner in self._node.session_ids:
+            raise RegistryUnavailableError(f"{self._settings.url}: {path} still belongs to our session {owner}")
+        holder = f"session {owner}" if stat.ephemeralOwner else "a persistent node"
+        return self._result(RemovalOutcome.SUCCESSOR, f"{path} is held by {holder} now", attempts, now)
+
+    def _result(
+        self, outcome: RemovalOutcome, detail: str = "", attempts: int = 0, confirmed_at: float | None = None
+    ) -> Removal:
+        return Removal(str(self._instance), self._settings.url, outcome, detail, attempts, confirmed_at)

@@ -1,0 +1,414 @@
+"""One ZooKeeper session, with every wait bounded, and ended for certain.
+
+Theory of operation. kazoo gives a client that reconnects by itself and, when its session has expired, goes on under a
+*new* session without being asked. Both are wrong here: what is queued must not run later, and an ephemeral node belongs
+to exactly one session. So a :class:`ZooKeeperSession` wraps one KazooClient for the life of one session. Once that
+session is over the object is never used again; whoever needs a session makes another. Rules:
+
+1. Only asynchronous calls, each ``get`` with a time limit. kazoo's synchronous calls wait without limit while the
+   connection is down, and so does its retry helper, whatever its deadline.
+2. Nothing is handed to kazoo unless the session is connected, and never more than ``_MOST_OUTSTANDING`` requests at
+   once. kazoo wakes its connection thread with one byte per request through a socket pair; while the connection is down
+   nobody reads those bytes, they outlive the requests, and after 278 of them (on Linux) the *next caller hangs*.
+3. A write that was not answered may still be in kazoo's queue and run after a reconnect. Its caller must
+   :meth:`begin_end` the session, which drops the queue, or lets the server undo what it has done.
+4. Our listener runs in kazoo's threads: it takes notes and sets events. All work is done in the callers' threads.
+5. *Dead* means that the server said so: it answered our goodbye, or told us that the session has expired. kazoo's
+   ``stop()`` looks the same whether the goodbye arrived or the connection broke; the listener tells the two apart by
+   the state that preceded it. If the goodbye was lost, :meth:`end` resumes the session by its id and password on a new
+   connection and says it again. Only after that is an absent node proof that it stays absent: requests of a broken
+   connection may still lie unread in the server's socket.
+
+kazoo's ``stop()`` can block (a black hole, a resolver), so it runs in a thread of its own which nobody waits for
+without a limit. Locks guard the fields only.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+from kazoo.client import KazooClient
+from kazoo.exceptions import (
+    AuthFailedError,
+    BadVersionError,
+    KazooException,
+    NoAuthError,
+    NodeExistsError,
+    NoNodeError,
+    NotEmptyError,
+)
+from kazoo.handlers.threading import KazooTimeoutError
+from kazoo.protocol.states import KazooState, KeeperState
+
+from registry_drain.clock import Clock, Deadline
+from registry_drain.errors import (
+    PermissionRefusedError,
+    RegistryError,
+    RegistryTimeoutError,
+    RegistryUnavailableError,
+)
+from registry_drain.registries.zookeeper_settings import Cancellation, CancelledSessionCallError, SessionSettings
+
+log = logging.getLogger(__name__)
+
+ANSWERS = (NoNodeError, NodeExistsError, BadVersionError, NotEmptyError)
+"""What a healthy ZooKeeper may answer, and the callers here handle; everything else is translated."""
+
+_MOST_OUTSTANDING = 128
+"""Requests; see rule 2. Two rounds of them (one lost with a connection, one new) stay below 278."""
+
+# max_tries -1: an outage may last. The delays are measured: kazoo's own let a session that comes back wait for 15 to
+# 20 s more after an outage of a minute, these less than one.
+_RECONNECT = {"max_tries": -1, "delay": 0.05, "max_delay": 1.0}
+
+Request = Callable[[Any], Any]
+"""Given the KazooClient, sends one request and returns its AsyncResult."""
+
+
+class SessionPhase(Enum):
+    """What a session can do now."""
+
+    CONNECTING = "connecting"
+    CONNECTED = "connected"
+    SUSPENDED = "suspended"
+    """The connection is lost; the session, and its nodes, may live on."""
+    OVER = "over"
+    """This object is of no more use. Whether the server knows: ``is_dead``."""
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class SessionKey:
+    """What resumes a session. The password lets anybody close it, so it is in no repr."""
+
+    id: int
+    password: bytes
+
+
+def session_text(session_id: int) -> str:
+    """Return a session's id as ZooKeeper's own tools print it."""
+    return f"0x{session_id & 0xFFFFFFFFFFFFFFFF:x}"
+
+
+class ZooKeeperSession:
+    """One session; begins to connect when it is made. Thread-safe.
+
+    Args:
+        settings: where, and how long.
+        clock: measures every wait.
+        on_change: called from kazoo's threads when the phase changes; must only set an event.
+        resume: continue this session instead of beginning one.
+    """
+
+    def __init__(
+        self,
+        settings: SessionSettings,
+        clock: Clock,
+        *,
+        on_change: Callable[[], None] | None = None,
+        resume: SessionKey | None = None,
+    ) -> None:
+        self._settings = settings
+        self._clock = clock
+        self._on_change = on_change or (lambda: None)
+        self._process_id = os.getpid()
+        self._lock = threading.Lock()
+        self._phase = SessionPhase.CONNECTING
+        self._key = resume
+        self._is_dead = False
+        self._is_refused = False
+        self._is_ending = False
+        self._outstanding = 0
+        self._epoch = 0
+        self._waiters: set[threading.Event] = set()
+        self._over = threading.Event()
+        self._stopped = threading.Event()
+        self._client = KazooClient(
+            hosts=settings.hosts,
+            timeout=settings.session_timeout,
+            client_id=(resume.id, resume.password) if resume else None,
+            auth_data=settings.read_auth(),
+            connection_retry=dict(_RECONNECT),
+            logger=_kazoo_log(),
+        )
+        self._client.add_listener(self._listen)
+        self._client.start_async()
+
+    def __repr__(self) -> str:
+        """Show the phase and the id, never the password."""
+        key = self._key
+        return f"<ZooKeeperSession {session_text(key.id) if key else 'new'} {self._phase.value}>"
+
+    @property
+    def id(self) -> int | None:
+        """The session's id, signed as ``ephemeralOwner`` is; None before it was connected."""
+        key = self._key
+        return key.id if key else None
+
+    @property
+    def is_over(self) -> bool:
+        """Whether this object is of no more use, or somebody ends it, or it was inherited by a fork."""
+        with self._lock:
+            return self._phase is SessionPhase.OVER or self._is_ending or self._process_id != os.getpid()
+
+    @property
+    def is_dead(self) -> bool:
+        """Whether the server is known to have ended the session, and with it every ephemeral node of it."""
+        with self._lock:
+            # Without an id we were never connected, and sent nothing that could need ending.
+            return self._is_dead or (self._key is None and self._over.is_set())
+
+    # --- kazoo's threads ----------------------------------------------------------------------------------------------
+
+    def _listen(self, state: object) -> None:
+        """Take notes; see rules 4 and 5. kazoo calls this before it fails what was under way."""
+        keeper_state = self._client.client_state
+        client_id = self._client.client_id
+        with self._lock:
+            if self._phase is SessionPhase.OVER:
+                return
+            if state == KazooState.CONNECTED:
+                key = SessionKey(*client_id) if client_id else self._key
+                if key and self._key and key.id != self._key.id:
+                    # kazoo went on under a new session: the one before has expired. (When a session is resumed that
+                    # had expired this is the only sign, because kazoo tells no listener about LOST before CONNECTED.)
+                    self._is_dead, self._phase = True, SessionPhase.OVER
+                else:
+                    self._key, self._phase = key, SessionPhase.CONNECTED
+                    self._epoch += 1
+                    self._outstanding = 0
+            elif state == KazooState.SUSPENDED:
+                self._phase = SessionPhase.SUSPENDED
+            else:
+                was_answered = self._is_ending and self._phase is SessionPhase.CONNECTED
+                self._is_dead = keeper_state == KeeperState.EXPIRED_SESSION or was_answered
+                self._is_refused = keeper_state == KeeperState.AUTH_FAILED
+                self._phase = SessionPhase.OVER
+            is_over = self._phase is SessionPhase.OVER
+            waiters = list(self._waiters)
+        if is_over:
+            self._over.set()
+        for waiter in waiters:
+            waiter.set()
+        self._on_change()
+
+    # --- calls --------------------------------------------------------------------------------------------------------
+
+    def call(self, *requests: Request, deadline: Deadline, cancellation: Cancellation | None = None) -> list[Any]:
+        """Send ``requests`` back to back, which costs one round trip, and return their answers in order.
+
+        ZooKeeper keeps the order of one session's requests, so that e.g. a ``sync`` counts for the read behind it.
+
+        Raises:
+            One of ``ANSWERS``: the first request that was answered so.
+            RegistryUnavailableError: not connected by the deadline, or the connection was lost: the requests may or may
+                not have taken effect. Retryable.
+            RegistryTimeoutError: no answer in time; the requests may take effect later. See rule 3.
+            PermissionRefusedError: the credentials do not suffice.
+        """
+        answers = self.call_each(requests, deadline=deadline, cancellation=cancellation)
+        for answer in answers:
+            if isinstance(answer, Exception):
+                raise answer
+        return answers
+
+    def call_each(
+        self, requests: Sequence[Request], *, deadline: Deadline, cancellation: Cancellation | None = None
+    ) -> list[Any]:
+        """Send many requests, some at a time, and return an answer for each: its value, or the exception.
+
+        The exceptions are those of ``ANSWERS`` and PermissionRefusedError; the others of :meth:`call` are raised.
+        """
+        answers: list[Any] = []
+        size = _MOST_OUTSTANDING // 2
+        for start in range(0, len(requests), size):
+            answers += self._call_batch(requests[start : start + size], deadline, cancellation or Cancellation())
+        return answers
+
+    def _call_batch(self, requests: Sequence[Request], deadline: Deadline, cancellation: Cancellation) -> list[Any]:
+        epoch = self._enter(len(requests), deadline, cancellation)
+        results: list[Any] = []
+
+        def abort() -> None:
+            for result in results:
+                if not result.ready():
+                    result.set_exception(CancelledSessionCallError(f"{self._settings.url}: cancelled"))
+
+        try:
+            results.extend(request(self._client) for request in requests)
+            with cancellation.hook(abort):
+                return [self._answer(result, deadline.capped(self._settings.call_timeout)) for result in results]
+        finally:
+            # What was not answered keeps its place until the next connection, because its byte does: rule 2.
+            self._leave(epoch, sum(1 for result in results if result.ready()))
+
+    def wait_connected(self, deadline: Deadline, cancellation: Cancellation | None = None) -> None:
+        """Wait until the session is connected.
+
+        Raises:
+            RegistryUnavailableError: it was not by the deadline, or it is over.
+            PermissionRefusedError: the server refused the credentials.
+        """
+        epoch = self._enter(0, deadline, cancellation or Cancellation())
+        self._leave(epoch, 0)
+
+    def _enter(self, count: int, deadline: Deadline, cancellation: Cancellation) -> int:
+        """Wait for the connection and for ``count`` places; return the connection's number for :meth:`_leave`."""
+        waiter = threading.Event()
+        with self._lock:
+            self._waiters.add(waiter)
+        try:
+            with cancellation.hook(waiter.set):
+                while True:
+                    waiter.clear()
+                    if cancellation.event.is_set():
+                        raise CancelledSessionCallError(f"{self._settings.url}: cancelled")
+                    with self._lock:
+                        is_connected = self._phase is SessionPhase.CONNECTED
+                        if is_connected and not self._outstanding + count > _MOST_OUTSTANDING:
+                            self._outstanding += count
+                            return self._epoch
+                    self._check_usable()
+                    if not deadline.wait(waiter):
+                        raise self._unreachable(is_connected=is_connected)
+        finally:
+            with self._lock:
+                self._waiters.discard(waiter)
+
+    def _leave(self, epoch: int, count: int) -> None:
+        with self._lock:
+            if epoch == self._epoch:
+                self._outstanding -= count
+            waiters = list(self._waiters)
+        for waiter in waiters:
+            waiter.set()
+
+    def _check_usable(self) -> None:
+        if self._is_refused:
+            raise PermissionRefusedError(f"{self._settings.url}: ZooKeeper refused the credentials of auth_file")
+        if self._process_id != os.getpid():
+            raise RegistryUnavailableError(f"{self._settings.url}: this session belongs to the process that forked us")
+        if self._phase is SessionPhase.OVER:
+            raise RegistryUnavailableError(f"{self._settings.url}: the session is over; it is being replaced")
+
+    def _unreachable(self, *, is_connected: bool) -> RegistryError:
+        if is_connected:
+            return RegistryTimeoutError(f"{self._settings.url}: ZooKeeper does not answer; earlier requests still wait")
+        return RegistryUnavailableError(f"{self._settings.url}: no connection to ZooKeeper in the time allowed")
+
+    def _answer(self, result: Any, deadline: Deadline) -> Any:
+        try:
+            return result.get(timeout=deadline.remaining())
+        except ANSWERS as answer:
+            return answer
+        except NoAuthError:
+            return PermissionRefusedError(f"{self._settings.url}: ZooKeeper's access list refuses this (NoAuth)")
+        except CancelledSessionCallError:
+            raise
+        except KazooTimeoutError as error:
+            raise RegistryTimeoutError(f"{self._settings.url}: ZooKeeper did not answer in time") from error
+        except AuthFailedError as error:
+            raise PermissionRefusedError(f"{self._settings.url}: ZooKeeper refused the credentials") from error
+        except KazooException as error:
+            reason = type(error).__name__
+            raise RegistryUnavailableError(f"{self._settings.url}: the request failed ({reason})") from error
+
+    # --- the end ------------------------------------------------------------------------------------------------------
+
+    def begin_end(self) -> None:
+        """Say goodbye and drop whatever is queued, in a thread of its own. Returns at once; idempotent."""
+        with self._lock:
+            if self._is_ending or self._process_id != os.getpid():
+                return
+            self._is_ending = True
+        threading.Thread(target=self._stop_client, name="registry-drain-zookeeper-close", daemon=True).start()
+
+    def _stop_client(self) -> None:
+        try:
+            self._client.stop()
+            self._client.close()
+        except Exception:
+            # Whatever kazoo trips over, the session's time-out ends what we could not.
+            log.debug("closing a connection to %s failed", self._settings.url, exc_info=True)
+        finally:
+            with self._lock:
+                self._phase = SessionPhase.OVER
+                waiters = list(self._waiters)
+            self._over.set()
+            self._stopped.set()
+            for waiter in waiters:
+                waiter.set()
+
+    def wait_stopped(self, deadline: Deadline) -> bool:
+        """Wait until the thread of :meth:`begin_end` has let go of every resource; return whether it has."""
+        return deadline.wait(self._stopped)
+
+    def end(self, deadline: Deadline) -> None:
+        """End the session and return when the server is known to have ended it, and removed its nodes. Idempotent.
+
+        Raises:
+            RegistryUnavailableError: that is not known by the deadline, or not yet. Retryable: a further call resumes
+                the session and tries again.
+        """
+        with self._lock:
+            is_begun = self._is_ending or self._phase is SessionPhase.OVER
+        if not is_begun:
+            # A goodbye needs a connection: while there is none kazoo's stop() leaves without saying it.
+            try:
+                self.wait_connected(deadline)
+            except RegistryError as error:
+                log.debug("ending %r without a connection: %s", self, error)
+        self.begin_end()
+        if not deadline.wait(self._over):
+            raise RegistryTimeoutError(f"{self._settings.url}: closing the session was not answered in time")
+        if self.is_dead:
+            return
+        resumed = ZooKeeperSession(self._settings, self._clock, resume=self._key)
+        try:
+            if not self._ends_resumed(resumed, deadline):
+                raise RegistryUnavailableError(f"{self._settings.url}: the connection broke while closing the session")
+        finally:
+            resumed.begin_end()
+        with self._lock:
+            self._is_dead = True
+
+    @staticmethod
+    def _ends_resumed(resumed: ZooKeeperSession, deadline: Deadline) -> bool:
+        try:
+            resumed.wait_connected(deadline)
+        except RegistryError:
+            # It may be over because it has expired, which is just as well.
+            if resumed.is_dead:
+                return True
+            raise
+        resumed.begin_end()
+        deadline.wait(resumed._over)
+        return resumed.is_dead
+
+
+class _NoSecrets(logging.Filter):
+    """Keeps kazoo's messages below INFO back: they hold the credentials it sends, and session passwords."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Let INFO and above through."""
+        return record.levelno >= logging.INFO
+
+
+def _kazoo_log() -> logging.Logger:
+    logger = logging.getLogger(f"{__name__}.kazoo")
+    if not logger.filters:
+        logger.addFilter(_NoSecrets())
+    return logger
+
+
+def read_stat(session: ZooKeeperSession, path: str, deadline: Deadline) -> Any:
+    """Return a node's stat by a consistent read, or None: one round trip, and every earlier write counts."""
+    _, stat = session.call(
+        lambda client: client.sync_async(path), lambda client: client.exists_async(path), deadline=deadline
+    )
+    return stat
