@@ -1,0 +1,50 @@
+"""``registry-drain COMMAND``: finds the command and imports it, and none of the others."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from collections.abc import Sequence
+from typing import cast
+
+from registry_drain.cli.arguments import CommandParser
+from registry_drain.cli.invocation import Document, Verdict, invoke
+from registry_drain.cli.output import Output
+from registry_drain.errors import ConfigurationError
+
+PROGRAM = "registry-drain"
+_COMMANDS = {
+    "demo": ("registry_drain.cli.demo.command", "restart a fleet under load, stopped naively and drained, and compare"),
+    "deregister": ("registry_drain.cli.deregister", "remove one instance from a registry, and prove that it is gone"),
+    "list": ("registry_drain.cli.list_command", "show what is registered, who owns it, and how it is"),
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command that the first argument names, and return its exit status."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if words and words[0] in _COMMANDS:
+        module, _ = _COMMANDS[words[0]]
+        return cast("int", importlib.import_module(module).main(words[1:], program=f"{PROGRAM} {words[0]}"))
+    return invoke(_parser(), _no_command, words)
+
+
+def _parser() -> CommandParser:
+    from registry_drain import __version__
+
+    width = max(map(len, _COMMANDS))
+    commands = "\n".join(f"  {name:<{width}}  {summary}" for name, (_, summary) in _COMMANDS.items())
+    parser = CommandParser(
+        PROGRAM,
+        "Look at service registries, take instances out of them, and see what draining is worth.",
+        f"commands:\n{commands}\n\n{PROGRAM} COMMAND --help shows the options of one.",
+    )
+    parser.add_argument("command", metavar="COMMAND", nargs="?", help="one of those below")
+    parser.add_argument("--version", action="version", version=f"{PROGRAM} {__version__}")
+    return parser
+
+
+def _no_command(options: argparse.Namespace, _output: Output, _document: Document) -> Verdict:
+    given = "no command" if options.command is None else f"no command {options.command!r}"
+    raise ConfigurationError(f"{given}: there are {', '.join(_COMMANDS)}; see {PROGRAM} --help")

@@ -1,0 +1,103 @@
+"""What a command writes: results to standard output, complaints to standard error, and never a surprise.
+
+Rules: whatever comes from a registry is other people's text, so control characters are escaped: an id cannot move the
+cursor, fake a line or break the promise of one line for each complaint. A reader that goes away (``| head``) is no
+error. Standard output that is closed or full never makes a traceback.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Mapping
+from typing import TextIO
+
+
+def printable(text: str) -> str:
+    """Return ``text`` as one line that any terminal shows as it is: what is not printable is escaped."""
+    if text.isprintable():
+        return text
+    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode("ascii") for each in text)
+
+
+class Output:
+    """The standard streams of one command.
+
+    Attributes:
+        is_json: whether standard output is for one JSON object alone.
+        is_quiet: whether results are not to be written; complaints are.
+        problem: why something could not be written; empty if everything was.
+    """
+
+    def __init__(self, program: str, *, is_json: bool = False, is_quiet: bool = False) -> None:
+        """Write as ``program``."""
+        self._program = program
+        self.is_json = is_json
+        self.is_quiet = is_quiet
+        self.problem = ""
+
+    @property
+    def is_terminal(self) -> bool:
+        """Whether a person reads standard output."""
+        return _is_terminal(sys.stdout)
+
+    def say(self, line: str) -> None:
+        """Write one line of the result, unless it was asked for as JSON or not at all."""
+        if not (self.is_json or self.is_quiet):
+            self.write(f"{printable(line)}\n")
+
+    def document(self, document: Mapping[str, object]) -> None:
+        """Write the JSON object, in one line."""
+        # ASCII, so that no locale and no terminal can spoil it.
+        self.write(json.dumps(document) + "\n")
+
+    def write(self, text: str) -> None:
+        """Write ``text`` as it is, at once."""
+        stream: TextIO | None = sys.stdout
+        if self.problem or stream is None:
+            return
+        try:
+            stream.write(text)
+            stream.flush()
+        except UnicodeEncodeError:
+            encoding = stream.encoding or "ascii"
+            self.write(text.encode(encoding, "backslashreplace").decode(encoding))
+        except (OSError, ValueError) as error:
+            self._give_up(stream, error)
+
+    def flush(self) -> None:
+        """Let go of what others (argparse, rich) have written."""
+        self.write("")
+
+    def complain(self, line: str) -> None:
+        """Write one line to standard error, beginning with the program's name as ``grep`` and its like do."""
+        stream: TextIO | None = sys.stderr
+        if stream is None:
+            return
+        text = printable(line).encode(stream.encoding or "ascii", "backslashreplace").decode(stream.encoding or "ascii")
+        try:
+            stream.write(f"{self._program}: {text}\n")
+            stream.flush()
+        except (OSError, ValueError):  # there is nobody left to complain to
+            pass
+
+    def remark(self, line: str) -> None:
+        """Tell the person at a terminal what takes so long; scripts and logs are spared."""
+        if _is_terminal(sys.stderr) and not (self.is_quiet or self.is_json):
+            self.complain(line)
+
+    def _give_up(self, stream: TextIO, error: Exception) -> None:
+        self.problem = "" if isinstance(error, BrokenPipeError) else f"standard output cannot be written: {error}"
+        # The interpreter flushes once more when it exits, and would complain in its own words and change the status.
+        try:
+            descriptor = stream.fileno()
+        except (OSError, ValueError):
+            return
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, descriptor)
+        os.close(nowhere)
+
+
+def _is_terminal(stream: TextIO | None) -> bool:
+    return stream is not None and not stream.closed and stream.isatty()

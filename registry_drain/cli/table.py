@@ -1,0 +1,92 @@
+"""Tables: by rich at a terminal if it is installed, as plain aligned text there otherwise, and tab-separated elsewhere.
+
+Tab-separated output keeps every column, empty or not, in the documented order, for ``cut`` and ``awk``. A terminal is
+shown only the columns that hold something.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from registry_drain.cli.output import Output, printable
+
+Row = Sequence[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """Cells, each one line of text, in columns.
+
+    Attributes:
+        columns: their headings.
+        rows: as many cells each as there are columns.
+        numeric: headings of the columns that are aligned to the right.
+        title: shown above, at a terminal.
+        styles: rich's name of a style for a cell's text, wherever it stands: ``{"critical": "red"}``.
+    """
+
+    columns: Row
+    rows: Sequence[Row]
+    numeric: frozenset[str] = frozenset()
+    title: str = ""
+    styles: dict[str, str] | None = None
+
+
+def write_table(table: Table, output: Output) -> None:
+    """Write ``table`` for whoever reads."""
+    if output.is_json or output.is_quiet:
+        return
+    if not output.is_terminal:
+        # A tab inside a cell is escaped like every other control character.
+        lines = ["\t".join(printable(cell) for cell in row) for row in (table.columns, *table.rows)]
+        output.write("".join(f"{line}\n" for line in lines))
+        return
+    table = _without_empty_columns(table)
+    try:
+        _write_rich(table)
+    except ModuleNotFoundError:
+        output.write(aligned(table))
+
+
+def aligned(table: Table) -> str:
+    """Return ``table`` as plain text."""
+    rows = [[printable(cell) for cell in row] for row in (table.columns, *table.rows)]
+    widths = [max(len(row[index]) for row in rows) for index in range(len(table.columns))]
+    lines = [
+        "  ".join(
+            cell.rjust(width) if name in table.numeric else cell.ljust(width)
+            for cell, width, name in zip(row, widths, table.columns, strict=True)
+        ).rstrip()
+        for row in rows
+    ]
+    heading = [table.title] if table.title else []
+    return "".join(f"{line}\n" for line in heading + lines)
+
+
+def _without_empty_columns(table: Table) -> Table:
+    kept = [index for index in range(len(table.columns)) if any(row[index] for row in table.rows)]
+    return Table(
+        [table.columns[index] for index in kept],
+        [[row[index] for index in kept] for row in table.rows],
+        table.numeric,
+        table.title,
+        table.styles,
+    )
+
+
+def _write_rich(table: Table) -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table as RichTable
+    from rich.text import Text
+
+    shown = RichTable(title=table.title or None, box=box.SIMPLE_HEAD, title_justify="left", pad_edge=False)
+    for name in table.columns:
+        # Folded, never shortened: an id that is cut off cannot be copied.
+        shown.add_column(name, justify="right" if name in table.numeric else "left", overflow="fold")
+    styles = table.styles or {}
+    for row in table.rows:
+        # Text, because rich would read markup in other people's names.
+        shown.add_row(*(Text(printable(cell), style=styles.get(cell, "")) for cell in row))
+    Console().print(shown)
