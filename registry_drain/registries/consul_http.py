@@ -7,13 +7,14 @@ that is bound to a deadline. What the plain libraries do, and this does not:
 
 - put the token into the query string, or leave it out (python-consul): it travels as ``X-Consul-Token``, on every call;
 - let ``CONSUL_HTTP_ADDR``, ``CONSUL_HTTP_SSL*``, ``HTTP_PROXY``, ``REQUESTS_CA_BUNDLE`` or ``~/.netrc`` change where a
-  request goes: ``base.Consul.__init__`` is never called, and requests does not look at the environment;
+  request goes: ``base.Consul.__init__`` is never called, and neither is a ``requests.Session``, the part of requests
+  that looks at the environment, keeps cookies and follows redirects. The adapter below it does none of that;
 - wait without limit: connecting, every read and the whole answer end by the deadline;
 - follow redirects: Consul redirects ids that it normalises into other ids;
 - leak ``requests`` exceptions: they are translated here, once.
 
 Rules: a client belongs to one owner (a registration's writes, a watch, ...), because :meth:`ConsulClient.abort` cuts
-off whatever its threads wait for, for good. The lock guards the state only. A session belongs to one process: a forked
+off whatever its threads wait for, for good. The lock guards the state only. A pool belongs to one process: a forked
 child opens its own, so that two processes never share a connection.
 
 One limit: a host *name* is looked up by the system's resolver, which takes no deadline. Consul agents are addressed by
@@ -22,7 +23,6 @@ IP (usually 127.0.0.1), where no look-up happens.
 
 from __future__ import annotations
 
-import http.cookiejar
 import json
 import os
 import re
@@ -54,6 +54,7 @@ from registry_drain.errors import (
 from registry_drain.registries.consul_token import TokenSource
 from registry_drain.registries.url import host_text
 
+_HEADERS = {"User-Agent": "registry-drain", "Accept": "application/json"}
 _UNKNOWN_ID = re.compile(r"^(Unknown (service|check)\b|CheckID .* does not have associated TTL)")
 _REFUSED = re.compile(r"Permission denied|ACL not found", re.IGNORECASE)
 _MAX_BODY_IN_MESSAGE = 200
@@ -173,7 +174,7 @@ class ConsulClient:
         """Make a client; sends nothing."""
         self.address = address
         self._lock = threading.Lock()
-        self._sessions: dict[int, requests.Session] = {}  # by process id
+        self._adapters: dict[int, _Adapter] = {}  # by process id
         self._connections: weakref.WeakSet[HTTPConnection] = weakref.WeakSet()
         self._is_aborted = False
 
@@ -245,23 +246,26 @@ class ConsulClient:
         seconds = bounded.remaining()
         if seconds <= 0:
             raise RegistryTimeoutError(f"{where}: no time was left to ask")
+        address = self.address
+        request = requests.Request(
+            method,
+            f"{address.scheme}://{host_text(address.host)}:{address.port}{path}",
+            headers={**_HEADERS, "X-Consul-Token": token} if token else _HEADERS,
+            data=data,
+        ).prepare()
         try:
-            with self._request(bounded) as session:
-                response = session.request(
-                    method,
-                    f"{self.address.scheme}://{host_text(self.address.host)}:{self.address.port}{path}",
-                    data=data,
-                    headers={"X-Consul-Token": token} if token else None,
-                    timeout=(seconds, seconds),
-                    allow_redirects=False,
+            with self._request(bounded) as adapter:
+                response = adapter.send(
+                    request, timeout=(seconds, seconds), verify=address.verify, cert=address.cert, proxies={}
                 )
+                body = response.content
         except (requests.exceptions.Timeout, TimeoutError) as error:
             raise RegistryTimeoutError(f"{where}: no answer within {seconds:.1f} s") from error
         except (requests.exceptions.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
             if bounded.is_past:
                 raise RegistryTimeoutError(f"{where}: no whole answer within {seconds:.1f} s") from error
             raise RegistryUnavailableError(f"{where}: {_reason(error)}") from error
-        text = response.content.decode("utf-8", "replace")
+        text = body.decode("utf-8", "replace")
         # An agent never repeats the token, but whatever answers on this port might.
         shown = text.replace(token, "<token>") if token else text
         status = _checked(where, response.status_code, shown.strip(), accept)
@@ -282,9 +286,9 @@ class ConsulClient:
     def close(self) -> None:
         """Close idle connections. Calls after this open new ones. Idempotent."""
         with self._lock:
-            session = self._sessions.pop(os.getpid(), None)
-        if session is not None:
-            session.close()
+            adapter = self._adapters.pop(os.getpid(), None)
+        if adapter is not None:
+            adapter.close()
 
     def track(self, connection: HTTPConnection) -> None:
         """Remember a connection that was just opened, so that ``abort`` can cut it."""
@@ -296,29 +300,18 @@ class ConsulClient:
         raise ConnectionAbortedError("the client was closed while it connected")
 
     @contextmanager
-    def _request(self, deadline: Deadline) -> Iterator[requests.Session]:
+    def _request(self, deadline: Deadline) -> Iterator[_Adapter]:
         with self._lock:
             if self._is_aborted:
                 raise ConnectionAbortedError("the client is closed")
-            session = self._sessions.get(os.getpid())
-            if session is None:
-                session = self._sessions[os.getpid()] = self._new_session()
+            adapter = self._adapters.get(os.getpid())
+            if adapter is None:
+                adapter = self._adapters[os.getpid()] = _Adapter(max_retries=0)
         _calls.client, _calls.deadline = self, deadline
         try:
-            yield session
+            yield adapter
         finally:
             _calls.client = _calls.deadline = None
-
-    def _new_session(self) -> requests.Session:
-        session = requests.Session()
-        session.trust_env = False
-        session.verify = self.address.verify
-        session.cert = self.address.cert
-        session.headers.update({"User-Agent": "registry-drain", "Accept": "application/json"})
-        session.cookies.set_policy(http.cookiejar.DefaultCookiePolicy(allowed_domains=[]))
-        for prefix in ("http://", "https://"):
-            session.mount(prefix, _Adapter(max_retries=0))
-        return session
 
 
 class _Transport(base.HTTPClient):  # type: ignore[misc]  # the library has no annotations

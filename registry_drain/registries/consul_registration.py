@@ -404,19 +404,9 @@ class ConsulRegistration:
         if token or self._seen_with is None:
             # A policy may have changed since: what this token sees now is what makes the later absence a proof.
             self._seen_with = None
-            holder = self._mine(self._read(deadline))
-            is_foreign = holder is not None and holder.incarnation != self._incarnation
-        else:
-            owner = self._reader.call("GET", "agent", "service", self._consul_id, deadline=deadline)
-            meta = owner.data.get("Meta") if isinstance(owner.data, dict) else None
-            is_foreign = isinstance(meta, dict) and meta.get(INCARNATION_KEY) != self._incarnation
-        native = self._reader.native(deadline)
-        if is_foreign:
-            # Somebody registered our very id anew. If our check is still attached, it would take him down at its TTL.
-            native.agent.check.deregister(self._check_id)
-        else:
-            # False is an id that the agent does not know (any more): what the catalog says is what counts.
-            native.agent.service.deregister(self._consul_id)
+            self._read(deadline)
+        # False is an id that the agent does not know (any more): what the catalog says is what counts.
+        self._reader.native(deadline).agent.service.deregister(self._consul_id)
         listed = self._read(deadline)
         if self._is_listed(listed):
             listed = self._remove_from_catalog(listed, deadline)
