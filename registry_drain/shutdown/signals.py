@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import os
 import queue
+import select
 import signal
 import threading
 import time
@@ -29,6 +30,8 @@ COALESCE = 0.1
 its whole process group has got already does not mean to hurry us. No person presses Ctrl-C twice that fast."""
 _LOOK_EVERY = 1.0
 """Seconds between two looks at whether our handlers still stand."""
+_JOIN_LIMIT = 1.0
+"""Seconds; our thread may be inside an event sink that blocks, and must not keep the main thread."""
 
 Handler = Callable[[int, FrameType | None], object] | int | None
 
@@ -100,7 +103,7 @@ class StopSignals:
                 # None stands for a handler that C code installed: Python cannot put it back.
                 signal.signal(number, signal.SIG_DFL if handler is None else handler)
         self._queue.put(None)
-        self._thread.join()
+        self._thread.join(_JOIN_LIMIT)
         for number in dict.fromkeys(self.received):
             handler = previous.get(number)
             if chain and callable(handler) and handler is not signal.default_int_handler:
@@ -114,8 +117,7 @@ class StopSignals:
                 return
         self._received.append((number, now))
         if len(self._received) >= 3:
-            os.write(2, b"registry_drain: third signal, exiting at once\n")
-            os._exit(128 + number)
+            _exit_at_once(number)
         self._queue.put(number)
 
     def _relay(self) -> None:
@@ -141,6 +143,15 @@ class StopSignals:
             if handler != self._handle and number not in self._displaced:
                 self._displaced.add(number)
                 self._target.report_displaced(signal.Signals(number).name, _name_of(handler))
+
+
+def _exit_at_once(number: int) -> None:
+    try:
+        # stderr may be closed, or a full pipe that nobody reads: "at once" must not wait for it.
+        if select.select([], [2], [], 0)[1]:
+            os.write(2, b"registry_drain: third signal, exiting at once\n")
+    finally:
+        os._exit(128 + number)
 
 
 def _name_of(handler: object) -> str:
