@@ -12,6 +12,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable
+from types import FrameType
 from typing import Generic, TypeVar
 
 from registry_drain.clock import Deadline
@@ -19,9 +20,25 @@ from registry_drain.shutdown.phases import Outcome
 
 T_co = TypeVar("T_co", covariant=True)
 
+_OURS = __name__.rpartition(".")[0]
+_CLOCK = "registry_drain.clock"
+
 
 class StopThread(threading.Thread):
-    """A thread of the stop itself. Whoever calls ``stop()`` in one must not wait: the stop waits for *it*."""
+    """A thread of the stop itself. Whoever calls ``stop()`` in one must not wait: the stop waits for *it*.
+
+    Attributes:
+        waited_for_by: the stops that wait for it: ``stop``, and those that wait for the thread which made it. Another
+            server's stop is not among them, so that an observer of one server can stop a second one and wait.
+    """
+
+    def __init__(self, target: Callable[[], object], *, name: str, daemon: bool, stop: object = None) -> None:
+        """Prepare; not started yet."""
+        # Given, never inherited: the stop is often asked for by the signals' thread, which is a daemon.
+        super().__init__(target=target, name=name, daemon=daemon)
+        parent = threading.current_thread()
+        inherited = parent.waited_for_by if isinstance(parent, StopThread) else frozenset()
+        self.waited_for_by: frozenset[object] = inherited if stop is None else inherited | {stop}
 
 
 class BoundedCall(Generic[T_co]):
@@ -48,14 +65,23 @@ class BoundedCall(Generic[T_co]):
         self._error: BaseException | None = None
         self._started_at = self._clock.now()
         self._ended_at: float | None = None
-        self._thread = StopThread(target=self._run, name=f"registry-drain-stop-{name}", daemon=True)
-        self._thread.start()
+        self._thread = StopThread(self._run, name=f"registry-drain-stop-{name}", daemon=True)
+        try:
+            self._thread.start()
+        except RuntimeError as error:
+            # The process may have no more threads. Then this call has failed; its neighbours are still to be made.
+            self._end(error)
 
     def _run(self) -> None:
         try:
             self._value.append(self._call())
         except BaseException as error:  # noqa: BLE001 - SystemExit from an observer must not end the stop either
-            self._error = error
+            self._end(error)
+        else:
+            self._end(None)
+
+    def _end(self, error: BaseException | None) -> None:
+        self._error = error
         self._ended_at = self._clock.now()
         self._done.set()
         if self._on_end:
@@ -106,9 +132,17 @@ class BoundedCall(Generic[T_co]):
 
 
 def where(thread: threading.Thread) -> str:
-    """Say in which function and line ``thread`` is now."""
+    """Say in which function and line ``thread`` is: in somebody's code, not in the library's ``wait()`` it called."""
     frame = sys._current_frames().get(thread.ident or 0)  # noqa: SLF001 - the documented way to look at another thread
-    if frame is None:
+    found: FrameType | None = None
+    while frame is not None:
+        module = str(frame.f_globals.get("__name__", ""))
+        if module.startswith(_OURS):
+            break  # what we called is a library's function itself: the outermost of its frames says which
+        found = frame
+        if module.partition(".")[0] not in sys.stdlib_module_names and module != _CLOCK:
+            break
+        frame = frame.f_back
+    if found is None:
         return "starting"
-    summary = traceback.extract_stack(frame, limit=1)[-1]
-    return f"in {summary.name}() at {summary.filename}:{summary.lineno}"
+    return f"in {found.f_code.co_name}() at {found.f_code.co_filename}:{found.f_lineno}"

@@ -1,8 +1,9 @@
 """What a stop says while it happens: typed events, and the sinks that take them.
 
-Phases and observers come in pairs (started, ended) and in order. A sink is a function of one event, called in the
-thread where the event happens: it must not block, since the stop waits for it. If it raises, that is logged and the
-stop goes on. ``str(event)`` is its log line; ``is_warning`` says whether a person should look.
+Phases come in pairs (started, ended) and in order; what else happens in a phase comes between the two. A sink is a
+function of one event, called in the thread where the event happens (the stop's, but a second signal and a displaced
+handler come from another): it must not block, since the stop waits for it. If it raises, that is logged and the stop
+goes on. ``str(event)`` is its log line; ``is_warning`` says whether a person should look.
 """
 
 from __future__ import annotations

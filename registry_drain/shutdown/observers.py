@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Protocol
 
 from registry_drain.clock import Deadline
 from registry_drain.errors import ConfigurationError
-from registry_drain.registries.base import Removal
+from registry_drain.registries.base import Removal, RemovalOutcome
 from registry_drain.shutdown.bounded import BoundedCall
 from registry_drain.shutdown.phases import Outcome
 
@@ -122,13 +122,19 @@ class ShutdownNotifier:
         with self._lock:
             if self._is_closed:
                 raise ConfigurationError(f"observer {told.name}: too late, the stop has begun")
-            limits = sum(other.time_limit or 0 for other in [*self._observers, told] if other.when is When.DRAINED)
-            if when is When.DRAINED and limits > self._reserved:
-                raise ConfigurationError(
-                    f"observer {told.name}: the time limits add up to {limits:g} s, but only {self._reserved:g} s are"
-                    " reserved for observers: raise StopBudget(notify=…), or lower a time_limit"
-                )
+            if when is When.DRAINED:
+                self._check_time_for(told, [*(each for each in self._observers if each.when is when), told])
             self._observers.append(told)
+
+    def _check_time_for(self, told: _Told, drained: list[_Told]) -> None:
+        limits = sum(each.time_limit or 0 for each in drained)
+        if limits > self._reserved:
+            why = f"the time limits add up to {limits:g} s, but only {self._reserved:g} s are reserved for observers"
+        elif limits == self._reserved and any(each.time_limit is None for each in drained):
+            why = f"the other time limits take all of the {limits:g} s reserved for observers, so one would get nothing"
+        else:
+            return
+        raise ConfigurationError(f"observer {told.name}: {why}: raise StopBudget(notify=…), or lower a time_limit")
 
     def add_first(self, observer: FirstObserver, *, name: str = "") -> None:
         """Let ``observer`` take the instance out of a cluster before anything else; several do so at once.
@@ -207,8 +213,15 @@ def result_of(call: BoundedCall[object], when: When) -> ObserverResult:
 
 def _leaving(observer: FirstObserver, deadline: Deadline) -> Callable[[], Removal]:
     def leave() -> Removal:
-        # The fence stands before anything is deleted: a heartbeat that comes between would put the instance back.
-        observer.fence(deadline)
+        # The fence stands before anything is deleted: a heartbeat that comes between would put the instance back. A
+        # heartbeat that cannot be joined leaves half of the time for the removal all the same.
+        try:
+            observer.fence(deadline.capped(deadline.remaining() / 2))
+        except Exception as error:  # noqa: BLE001 - an entry that may come back is better than one that surely stays
+            removal = observer.on_shutdown(deadline)
+            outcome = RemovalOutcome.UNCONFIRMED if removal.is_gone else removal.outcome
+            why = f"its fence failed ({type(error).__name__}: {error}), so it may come back"
+            return replace(removal, outcome=outcome, detail=f"{removal.detail or removal.outcome.value}; {why}")
         return observer.on_shutdown(deadline)
 
     return leave
@@ -217,11 +230,30 @@ def _leaving(observer: FirstObserver, deadline: Deadline) -> Callable[[], Remova
 def _as_call(observer: ShutdownObserver | Callable[[], object]) -> Callable[[Deadline], object]:
     method: Callable[[Deadline], object] | None = getattr(observer, "on_shutdown", None)
     if callable(method):
+        _check_call(observer, method, "on_shutdown(deadline)", 1)
         return method
     if callable(observer):
         function = observer
+        _check_call(observer, function, "a function without arguments", 0)
         return lambda _deadline: function()
     raise ConfigurationError(f"{observer!r} is no observer: it has no on_shutdown(deadline) and cannot be called")
+
+
+def _check_call(observer: object, call: Callable[..., object], promised: str, arguments: int) -> None:
+    """Refuse now what could only fail, or silently do nothing, when it is called at the end."""
+    import inspect  # in here: it would be a good part of the time that importing this package takes
+
+    if inspect.iscoroutinefunction(call):
+        raise ConfigurationError(
+            f"observer {_name_of(observer)} is a coroutine function, and observers are called in a thread: wrap it in a"
+            " function, e.g. with asyncio.run_coroutine_threadsafe(…).result()"
+        )
+    try:
+        inspect.signature(call).bind(*[None] * arguments)
+    except ValueError:
+        return  # written in C, without a signature: it is taken at its word
+    except TypeError as error:
+        raise ConfigurationError(f"observer {_name_of(observer)} cannot be called as {promised}: {error}") from error
 
 
 def _name_of(observer: object) -> str:

@@ -29,8 +29,9 @@ from registry_drain.shutdown.watchdog import Watchdog
 T = TypeVar("T")
 _Step = Callable[[Deadline], tuple[Outcome, str]]
 
-_CUT_OFF_LIMIT = 1.0
-"""Seconds for closing what is left; it takes from the margin only if everything before took all of its time."""
+_CUT_OFF_LIMIT = 0.5
+"""Seconds at most for closing what is left. They are the drain's last, and a twentieth of it if that is less: a drain
+that takes all of its time must not reach into the observers' reserve."""
 
 
 class StopRoutine:
@@ -67,8 +68,8 @@ class StopRoutine:
         self._phase = Phase.SERVING
         self._reason = ""
         self._started_at = 0.0
-        self._ended_at: float | None = None
         self._phases: list[PhaseReport] = []
+        self._final: ShutdownReport | None = None
 
         self._phase_started_at = 0.0
         self._hurried_at: float | None = None
@@ -82,6 +83,7 @@ class StopRoutine:
         self._arrivals_when_gone = 0
         self._listener = ""
         self._draining: list[BoundedCall[object]] = []
+        self._left_to_tell: list[BoundedCall[object]] = []
         self._drained: list[ObserverResult] = []
         self._cut_off: tuple[CutOffRequest, ...] = ()
 
@@ -104,15 +106,19 @@ class StopRoutine:
 
     @property
     def report(self) -> ShutdownReport:
-        """The report so far; complete once the phase is STOPPED."""
+        """The report so far; complete, and the same for everybody, once the phase is STOPPED."""
         with self._lock:
-            phase, phases, ended_at = self._phase, tuple(self._phases), self._ended_at
-        elapsed = (self._clock.now() if ended_at is None else ended_at) - self._started_at if phase.is_stopping else 0.0
+            final, phase = self._final, self._phase
+        return final or self._report_in(phase)
+
+    def _report_in(self, phase: Phase) -> ShutdownReport:
+        with self._lock:
+            phases = tuple(self._phases)
         return ShutdownReport(
             reason=self._reason,
             phase=phase,
             grace_period=self._budget.grace_period,
-            elapsed=elapsed,
+            elapsed=self._clock.now() - self._started_at if phase.is_stopping else 0.0,
             is_hurried=self._hurried.is_set(),
             phases=phases,
             removals=tuple(_removal_of(call) for call in self._leaving),
@@ -131,7 +137,12 @@ class StopRoutine:
             self._started_at = self._clock.now()
             self._requested.set()
         # Not a daemon: a main thread that returns early must not cut the stop short.
-        StopThread(target=self._run, name="registry-drain-stop").start()
+        thread = StopThread(self._run, name="registry-drain-stop", daemon=False, stop=self)
+        try:
+            thread.start()
+        except RuntimeError:
+            # The process may have no more threads. A stop that keeps its caller waiting is better than none.
+            self._run()
 
     def stop(self, reason: str = "stop() was called") -> ShutdownReport:
         """Stop, or join the stop under way, and return its report when it has ended.
@@ -140,7 +151,9 @@ class StopRoutine:
         for that caller, so the caller cannot wait for the stop.
         """
         self.request_stop(reason)
-        if not (isinstance(threading.current_thread(), StopThread) or self._server.in_flight.holds_current_thread()):
+        me = threading.current_thread()
+        is_waited_for = isinstance(me, StopThread) and self in me.waited_for_by
+        if not (is_waited_for or self._server.in_flight.holds_current_thread()):
             self.wait()
         return self.report
 
@@ -174,10 +187,7 @@ class StopRoutine:
     # --- the stop ---------------------------------------------------------------------------------------------------
 
     def _run(self) -> None:
-        if self._watchdog:
-            self._watchdog.arm(
-                Deadline(self._started_at + self._budget.watchdog, self._clock), lambda: f"{self!r} overdue"
-            )
+        self._arm_watchdog()
         self._emit(events.StopRequested(self._reason, self._budget.grace_period))
         self.notifier.close()
         ledger = Ledger(self._budget, self._started_at, self._clock)
@@ -190,10 +200,21 @@ class StopRoutine:
         }
         for phase in STOP_ORDER:
             self._pass_through(phase, steps[phase], ledger)
+        # What ends later, in a thread that was left behind, changes neither the report nor the exit code any more.
+        final = self._report_in(Phase.STOPPED)
         with self._lock:
-            self._phase = Phase.STOPPED
-            self._ended_at = self._clock.now()
+            self._phase, self._final = Phase.STOPPED, final
         self._finished.set()
+
+    def _arm_watchdog(self) -> None:
+        if self._watchdog is None:
+            return
+        deadline = Deadline(self._started_at + self._budget.watchdog, self._clock)
+        room = self._budget.grace_period - self._budget.watchdog
+        try:
+            self._watchdog.arm(deadline, lambda: f"{self!r} overdue", room=room)
+        except Exception:  # noqa: BLE001 - e.g. no more threads to be had; the stop matters more than its watchdog
+            events.logger.exception("the watchdog cannot be armed; stopping without")
 
     def _pass_through(self, phase: Phase, step: _Step, ledger: Ledger) -> None:
         started_at = self._clock.now()
@@ -218,12 +239,13 @@ class StopRoutine:
         removals = [_removal_of(call) for call in self._leaving]
         for removal in removals:
             self._emit(events.InstanceRemoved(removal))
-        # The instant of proof is the backend's; arrivals are counted a moment later, so at worst one too few is late.
-        proofs = [removal.confirmed_at for removal in removals if removal.confirmed_at is not None]
-        self._arrivals_when_gone = self._server.in_flight.total
-        self._gone_at = max(proofs) if len(proofs) == len(removals) and proofs else self._clock.now()
         if not removals:
             return Outcome.SKIPPED, "nothing is registered"
+        # The instant of proof is the backend's; arrivals are counted a moment later, so at worst one too few is late.
+        now = self._clock.now()
+        proofs = [now if removal.confirmed_at is None else removal.confirmed_at for removal in removals]
+        self._arrivals_when_gone = self._server.in_flight.total
+        self._gone_at = min(max(proofs), now)  # a backend that read another clock must not prolong the wait
         left = [removal.subject for removal in removals if not removal.is_gone]
         if not left:
             return Outcome.COMPLETED, ""
@@ -259,12 +281,18 @@ class StopRoutine:
         return Outcome.TIMED_OUT, "connections still came in when the listener was closed"
 
     def _drain(self, deadline: Deadline) -> tuple[Outcome, str]:
-        self._draining = self.notifier.begin_draining_starts(deadline, self._nudge.set)
-        drain = self._begin("drain", self._server.drain, deadline)
+        cutting_limit = min(_CUT_OFF_LIMIT, deadline.remaining() / 20)
+        drained_by = Deadline(deadline.at - cutting_limit, self._clock)
+        self._draining = self.notifier.begin_draining_starts(drained_by, self._nudge.set)
+        drain = self._begin("drain", self._server.drain, drained_by)
         self._await([drain, *self._draining])
-        for call in self._draining:
-            self._emit(events.ObserverTold(result_of(call, When.DRAINING_STARTS)))
-        cutting = BoundedCall("cut_off", self._server.cut_off, Deadline.after(_CUT_OFF_LIMIT, self._clock))
+        # A hurried drain does not wait for these; that is made good in what is left of ``hurried_notify``.
+        self._left_to_tell = [call for call in self._draining if not call.is_over]
+        self._say_told([call for call in self._draining if call not in self._left_to_tell])
+        hangs = drain.detail
+        if self._hurried.is_set():
+            cutting_limit = _CUT_OFF_LIMIT
+        cutting = BoundedCall("cut_off", self._server.cut_off, Deadline.after(cutting_limit, self._clock))
         cutting.wait()
         # An adapter that hangs here has told us nothing, so its tracker has the last word.
         requests = self._server.in_flight.snapshot() if cutting.value is None else cutting.value
@@ -274,9 +302,11 @@ class StopRoutine:
             self._emit(events.RequestsCutOff(requests))
         if drain.outcome is Outcome.FAILED or not cutting.outcome.is_fine:
             return Outcome.FAILED, drain.detail or cutting.detail
-        if drain.value and not requests:
+        if not requests and drain.value:
             return Outcome.COMPLETED, ""
-        why = "hurried: " if self._hurried.is_set() else ""
+        if not requests and self._hurried.is_set():
+            return Outcome.SKIPPED, "hurried, and nothing was in flight"
+        why = "hurried: " if self._hurried.is_set() else f"{hangs}: " if hangs else ""
         return Outcome.TIMED_OUT, f"{why}{len(requests)} cut off"
 
     def _notify(self, deadline: Deadline) -> tuple[Outcome, str]:
@@ -286,8 +316,14 @@ class StopRoutine:
         for result in results:
             self._drained.append(result)
             self._emit(events.ObserverTold(result))
+        self._await(self._left_to_tell)
+        self._say_told(self._left_to_tell)
         bad = [result.name for result in self._drained if not result.outcome.is_fine]
         return (Outcome.FAILED, f"not well: {', '.join(bad)}") if bad else (Outcome.COMPLETED, "")
+
+    def _say_told(self, calls: Iterable[BoundedCall[object]]) -> None:
+        for call in calls:
+            self._emit(events.ObserverTold(result_of(call, When.DRAINING_STARTS)))
 
     # --- the steps' tools -------------------------------------------------------------------------------------------
 
@@ -323,12 +359,12 @@ class StopRoutine:
         for sink in self._sinks:
             try:
                 sink(event)
-            except Exception:  # noqa: BLE001, PERF203 - a sink is somebody else's code; the stop goes on
+            except (Exception, SystemExit):  # noqa: BLE001, PERF203 - somebody else's code; the stop goes on
                 events.logger.exception("event sink %r failed", sink)
 
 
 def _removal_of(call: BoundedCall[Removal]) -> Removal:
-    if call.value is not None:
+    if isinstance(call.value, Removal):
         return call.value
-    detail = call.detail or "no answer"
+    detail = call.detail or f"its answer was {call.value!r}"
     return Removal(call.name, "", RemovalOutcome.UNCONFIRMED, f"{detail}; what is left behind expires by itself")
