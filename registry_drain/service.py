@@ -14,11 +14,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Literal
 
 from registry_drain.clock import SYSTEM_CLOCK, Clock, Deadline
-from registry_drain.errors import ConfigurationError, RegistryError
+from registry_drain.errors import ConfigurationError, RegistryDrainError, RegistryError
 from registry_drain.instance import ServiceInstance
 from registry_drain.registries.base import Registration, Registry, Removal
 from registry_drain.registries.url import open_registry
 from registry_drain.servers.base import DrainableServer
+from registry_drain.shutdown.bounded import BoundedCall
 from registry_drain.shutdown.budget import StopBudget
 from registry_drain.shutdown.events import EventSink, log_event, logger
 from registry_drain.shutdown.observers import ShutdownNotifier, ShutdownObserver
@@ -31,6 +32,9 @@ REGISTER_TIMEOUT = 10.0
 """Seconds for one attempt to register: long enough for a leader election, short enough to be said in the log."""
 LONGEST_RETRY = 5.0
 """Seconds between two attempts at most: how long an instance stays unlisted after its registry has come back."""
+
+_CLOSE_LIMIT = 0.5
+"""Seconds at most for closing the registries' clients, and a quarter of the margin if that is less."""
 
 OnRegistrationFailure = Literal["retry", "fail"]
 RegistryLike = str | Registry
@@ -48,7 +52,8 @@ class PersistentRegistration:
         self._registry_url = registry_url
         self._clock = clock
         self._cancelled = threading.Event()
-        self._thread: threading.Thread | None = None
+        self._is_trying = False
+        self._has_ended = threading.Event()
 
     @property
     def instance(self) -> ServiceInstance:
@@ -61,9 +66,11 @@ class PersistentRegistration:
         return self._registration.is_registered
 
     def start(self) -> None:
-        """Begin trying, in a thread of ours; returns at once."""
-        self._thread = threading.Thread(target=self._keep_trying, name="registry-drain-register", daemon=True)
-        self._thread.start()
+        """Begin trying, in a thread of ours, unless fenced already; returns at once."""
+        if self._cancelled.is_set():
+            return
+        self._is_trying = True
+        threading.Thread(target=self._try_until_cancelled, name="registry-drain-register", daemon=True).start()
 
     def register(self, deadline: Deadline) -> None:
         """Try until ``deadline``, in the caller's thread.
@@ -81,32 +88,40 @@ class PersistentRegistration:
         """Stop trying, cancel an attempt under way, and join the thread. See :meth:`Registration.fence`."""
         self._cancelled.set()
         self._registration.fence(deadline)
-        if self._thread is not None:
-            self._thread.join(deadline.remaining())
+        if self._is_trying:
+            deadline.wait(self._has_ended)  # the injected clock's way to join
 
     def on_shutdown(self, deadline: Deadline) -> Removal:
         """See :meth:`Registration.on_shutdown`."""
         return self._registration.on_shutdown(deadline)
 
+    def _try_until_cancelled(self) -> None:
+        try:
+            self._keep_trying()
+        finally:
+            self._has_ended.set()
+
     def _keep_trying(self) -> None:
         import tenacity
 
-        subject, said = f"{self.instance} at {self._registry_url}", ""
+        subject = f"{self.instance} at {self._registry_url}"
+        said: set[str] = set()
 
         def say(state: tenacity.RetryCallState) -> None:
-            nonlocal said
             error = state.outcome.exception() if state.outcome else None
-            if str(error) != said:
-                said = str(error)
-                logger.warning("serving, but not registered: %s: %s; trying again until it works", subject, error)
+            reason = str(error) if isinstance(error, RegistryError) else f"{type(error).__name__}: {error}"
+            if reason not in said:
+                said.add(reason)
+                logger.warning("serving, but not registered: %s: %s; trying again until it works", subject, reason)
 
         def pause(seconds: float) -> None:
             self._clock.wait(self._cancelled, seconds)
 
         try:
-            # What a retry cannot help today (a refused token) is retried too: an operator can mend it meanwhile.
+            # What a retry cannot help today (a refused token) is retried too: an operator can mend it meanwhile. And
+            # so is what a backend should not raise: a service that nobody finds must go on saying why.
             for attempt in tenacity.Retrying(
-                retry=tenacity.retry_if_exception_type(RegistryError),
+                retry=tenacity.retry_if_exception_type(Exception),
                 wait=tenacity.wait_random_exponential(multiplier=0.1, max=LONGEST_RETRY),
                 stop=lambda _state: self._cancelled.is_set(),
                 sleep=pause,
@@ -115,8 +130,9 @@ class PersistentRegistration:
             ):
                 with attempt:
                     self._registration.register(Deadline.after(REGISTER_TIMEOUT, self._clock))
-        except RegistryError:
-            return  # only once cancelled: the fence refused the attempt
+        except Exception as error:  # noqa: BLE001 - only once cancelled: the fence refused the attempt
+            logger.debug("gave up registering %s: %s", subject, error)
+            return
         logger.log(logging.WARNING if said else logging.INFO, "registered %s", subject)
 
     def __repr__(self) -> str:
@@ -156,6 +172,7 @@ class Service:
             raise ConfigurationError(f"on_registration_failure={on_registration_failure!r}: must be 'retry' or 'fail'")
         budget = budget or StopBudget()
         self._clock = clock
+        self._close_limit = min(_CLOSE_LIMIT, budget.part("margin") / 4)
         self._server = server
         self._opened: list[Registry] = []
         self._registries = [self._open(each) for each in listed]
@@ -172,6 +189,7 @@ class Service:
         )
         self._signals = StopSignals(self.routine) if handle_signals else None
         self._started = threading.Event()
+        self._is_started_late = False
         self._bound: tuple[str, int] | None = None
 
     def _open(self, registry: RegistryLike) -> Registry:
@@ -215,26 +233,41 @@ class Service:
             if self._signals:
                 self._signals.install()
             self._start()
-        except BaseException:
-            # Nothing may be left behind by a start that failed, least of all an entry in a registry.
-            self.routine.hurry("start failed")
-            self.routine.wait()
-            self._close()
-            raise
+        except BaseException as error:
+            if not (self.routine.is_stopping and isinstance(error, RegistryDrainError)):
+                # Nothing may be left behind by a start that failed, least of all an entry in a registry.
+                self.routine.hurry("start failed")
+                self.routine.wait()
+                self._close()
+                raise
+            # Somebody asked for the stop meanwhile, and what fails after that fails because of it: no error.
+            logger.info("stopped while starting: %s", error)
         self._started.set()
         try:
             self.routine.requested.wait()
         finally:
             # Also when somebody else's signal handler raises (KeyboardInterrupt): it stops gracefully, then goes on.
+            try:
+                self._finish_stop()
+            finally:
+                report = self.routine.report
+                logger.log(logging.INFO if report.is_clean else logging.WARNING, "%s", report)
+                self._close()
+        return report
+
+    def _finish_stop(self) -> None:
+        try:
             self.routine.request_stop("interrupted")
             self.routine.wait()
-            report = self.routine.report
-            logger.log(logging.INFO if report.is_clean else logging.WARNING, "%s", report)
-            self._close()
-        return report
+        except BaseException:
+            # A second interrupt, where the signals are not ours: it means what a second signal means.
+            self.routine.hurry("interrupted again")
+            self.routine.wait()
+            raise
 
     def _start(self) -> None:
         self._bound = bound, port = self._server.start()
+        self._is_started_late = self.routine.is_stopping
         if not self._registries:
             return
         instance = ServiceInstance(
@@ -257,8 +290,16 @@ class Service:
                 registration.start()
 
     def _close(self) -> None:
-        for registry in self._opened:
-            registry.close()
+        deadline = Deadline.after(self._close_limit, self._clock)
+        closing: list[BoundedCall[object]] = [
+            BoundedCall(f"close {each.url}", each.close, deadline) for each in self._opened
+        ]
+        if self._is_started_late:
+            closing.append(BoundedCall("close the server", lambda: self._close_again(deadline), deadline))
+        for call in closing:
+            call.wait()
+            if call.detail:
+                logger.warning("%s: %s: %s", call.name, call.outcome.value, call.detail)
         if self._signals is None or self._watchdog is None:
             return
         # After a signal the process is expected to be gone by the deadline, so the watchdog stays on: a thread of
@@ -266,6 +307,11 @@ class Service:
         if not self._signals.received:
             self._watchdog.disarm()
         self._signals.uninstall()
+
+    def _close_again(self, deadline: Deadline) -> None:
+        # The stop overtook a server that was still starting, and found nothing to close.
+        self._server.close_listener(deadline)
+        self._server.cut_off()
 
     def __repr__(self) -> str:
         """Show the stop's state and the registrations."""
