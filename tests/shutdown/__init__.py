@@ -1,0 +1,1 @@
+"""The stop, on a clock that stands still while anybody works."""
