@@ -86,7 +86,7 @@ class LocalWatch:
         return found
 
     def _tell(self, instances: Instances) -> None:
-        if self._on_change is None or self._closed.is_set():
+        if self._on_change is None:
             return
         try:
             self._on_change(instances)

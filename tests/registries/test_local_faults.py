@@ -30,6 +30,7 @@ from registry_drain.instance import ServiceInstance
 from registry_drain.registries import local_directory
 from registry_drain.registries.base import Registry, RemovalOutcome
 from registry_drain.registries.local_file import file_name
+from registry_drain.registries.local_lock import HeldFile
 from registry_drain.registries.url import open_registry
 from registry_drain.testing.bench import Call, until
 from tests.registries.test_local import start_owner
@@ -303,6 +304,77 @@ def test_register_whose_stop_did_not_wait_lists_nothing(
     other.on_shutdown(soon())
 
 
+@pytest.fixture
+def hanging_create(monkeypatch: pytest.MonkeyPatch) -> tuple[threading.Event, threading.Event]:
+    """Let register hang under the directory's lock, before it writes: (has got there, may go on)."""
+    is_reached, go_on = threading.Event(), threading.Event()
+    create = local_directory.InstanceDirectory.create
+
+    def hang(
+        self: local_directory.InstanceDirectory, instance: ServiceInstance, incarnation: str, owner: str, at: float
+    ) -> HeldFile:
+        is_reached.set()
+        go_on.wait(10)
+        return create(self, instance, incarnation, owner, at)
+
+    monkeypatch.setattr(local_directory.InstanceDirectory, "create", hang)
+    return is_reached, go_on
+
+
+def test_register_that_wakes_after_the_stop_writes_nothing(
+    registry: Registry, directory: Path, hanging_create: tuple[threading.Event, threading.Event]
+) -> None:
+    """The stop has ended when register goes on: it finds the fence, and never resurrects the instance."""
+    is_reached, go_on = hanging_create
+    registration = registry.registration(ONE)
+    call = Call(lambda: registration.register(soon()))
+    assert is_reached.wait(10)
+    assert registration.on_shutdown(Deadline.after(0.02)).outcome is RemovalOutcome.NOT_REGISTERED
+    go_on.set()
+    assert isinstance(call.ended(10, "register()").error, LiveOwnerError)
+    assert listed(registry) == []
+    assert files(directory) == []
+
+
+def test_fence_waits_for_register(registry: Registry, hanging_create: tuple[threading.Event, threading.Event]) -> None:
+    """A register past its wait for the lock cannot be cancelled: the fence waits for it."""
+    is_reached, go_on = hanging_create
+    registration = registry.registration(ONE)
+    register = Call(lambda: registration.register(soon()))
+    assert is_reached.wait(10)
+    fence = Call(lambda: registration.fence(soon()))
+    fence.join(0.1)
+    assert fence.is_alive()
+    go_on.set()
+    fence.result(10, "fence()")
+    assert isinstance(register.ended(10, "register()").error, LiveOwnerError)
+
+
+def test_stop_ends_the_lock_that_others_share(registry: Registry) -> None:
+    """Somebody has a copy of the descriptor, as after a fork in C: the stop unlocks for them too."""
+    registration = registry.registration(ONE)
+    registration.register(soon())
+    held = registration._held  # type: ignore[attr-defined]
+    copy = os.dup(held.fd)
+    assert registration.on_shutdown(soon()).outcome is RemovalOutcome.CONFIRMED
+    assert listed(registry) == []
+    os.close(copy)
+
+
+def test_lookers_do_not_disturb_each_other(registry: Registry, directory: Path) -> None:
+    """A dead file that another process is just looking at is dead."""
+    owner = start_owner(registry.url, ONE)
+    owner.kill()
+    owner.communicate()
+    with (directory / file_name("calculator", "one")).open("rb") as looked_at:
+        fcntl.flock(looked_at, fcntl.LOCK_SH)
+        assert listed(registry) == []
+        registration = registry.registration(ONE)
+        registration.register(soon())
+        assert listed(registry) == ["one"]
+        registration.on_shutdown(soon())
+
+
 # Files that are not ours
 
 
@@ -332,12 +404,15 @@ def test_foreign_file_is_shown_and_does_not_disturb(
     watch = registry.watch("calculator", soon())
     assert [instance.id for instance in watch.instances] == ["two"]
     strange = [entry for entry in registry.entries(None, soon()) if entry.id != "two"]
-    was_swept = name not in files(directory)  # an unlocked regular file of our own naming is a dead owner's
-    assert was_swept or [entry.problem != "" for entry in strange] == [True]
+    # An unlocked file of our own naming is a dead owner's, whatever is in it. Nothing else is ever swept.
+    is_swept = name == file_name("calculator", "one") and make not in {make_directory, make_link, os.mkfifo}
+    assert (name in files(directory)) is not is_swept
+    assert [entry.problem != "" for entry in strange] == ([] if is_swept else [True])
     for entry in strange:
         assert "\n" not in entry.problem
         with pytest.raises(LiveOwnerError, match="force"):
             registry.remove(entry, soon())
+        assert name in files(directory)
         if make is make_directory:
             with pytest.raises(RegistryDataError, match="by hand"):
                 registry.remove(entry, soon(), force=True)
@@ -419,14 +494,22 @@ def test_directory_is_deleted_under_us(registry: Registry, directory: Path) -> N
     assert other.on_shutdown(soon()).outcome is RemovalOutcome.CONFIRMED
 
 
-def test_lock_file_is_deleted_while_it_is_held(registry: Registry, directory: Path) -> None:
-    """A lock on a file without a name is none: register locks the new one and goes on."""
-    fd = hold_lock(directory)
-    (directory / ".lock").unlink()
+def test_lock_file_is_deleted_under_us(registry: Registry, directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The directory is deleted between opening the lock file and locking it: that is a lock on nothing, try again."""
+    taken: list[bool] = []
+    lock = HeldFile.lock
+
+    def delete_first(self: HeldFile) -> bool:
+        if not taken:
+            shutil.rmtree(directory)
+        taken.append(lock(self))
+        return taken[-1]
+
+    monkeypatch.setattr(HeldFile, "lock", delete_first)
     registration = registry.registration(ONE)
     registration.register(soon())
+    assert taken == [True, True, True]  # the lock file that was gone, the new one, and the instance's file
     assert listed(registry) == ["one"]
-    os.close(fd)
     registration.on_shutdown(soon())
 
 
