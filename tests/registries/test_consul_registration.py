@@ -1,0 +1,273 @@
+"""One's own instance on a real Consul: kept listed through restarts, never listed again after the fence."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+
+import pytest
+
+from registry_drain.errors import LiveOwnerError, RegistryDrainError
+from registry_drain.registries.base import RemovalOutcome
+from registry_drain.testing.bench import Call
+from tests.conftest import NewConsulAgent
+from tests.registries.consul_tools import BEATS, FAST, Members, instance, never, soon
+from tests.support.consul_process import ConsulAgent
+from tests.support.processes import eventually
+from tests.support.tcp_proxy import TcpProxy
+
+
+def test_what_is_registered(consul_agent: ConsulAgent, unique: str) -> None:
+    """The service carries id, incarnation and a passing TTL check, which ends a dead instance by itself."""
+    with Members() as members:
+        registration = members.registered(
+            f"{consul_agent.url}?ttl_s=7&deregister_critical_after_s=90", instance(unique)
+        )
+        (listed,) = consul_agent.instances(unique, passing=True).values()
+        meta = listed["Service"]["Meta"]
+        assert listed["Service"]["ID"] == registration.consul_id
+        assert registration.consul_id.startswith("one~")
+        assert meta["registry-drain-id"] == "one"
+        assert len(meta["registry-drain-incarnation"]) == 32
+        (check,) = [each for each in listed["Checks"] if each["ServiceID"]]
+        assert check["Status"] == "passing"
+        assert check["Type"] in {"ttl", ""}
+
+
+def test_two_registrations_never_share_a_consul_id(consul_agent: ConsulAgent, unique: str) -> None:
+    """Each registration of one instance id has an incarnation of its own: that is what makes late removals harmless."""
+    with Members() as members:
+        ids = {members.new(consul_agent.url, instance(unique)).consul_id for _ in range(50)}
+    assert len(ids) == 50
+
+
+def test_an_agent_that_forgot_is_told_again(new_consul_agent: NewConsulAgent, unique: str) -> None:
+    """A development agent restarts while serving, forgets everything, and lists the instance again within seconds."""
+    agent = new_consul_agent()
+    with Members() as members:
+        registration = members.registered(f"{agent.url}?ttl_s=6", instance(unique))
+        agent.restart(kill=True)
+        eventually(lambda: agent.instances(unique, passing=True), timeout=8, because="the instance is registered again")
+        eventually(lambda: registration.is_registered, timeout=5, because="the registration knows it")
+
+
+def test_an_operators_removal_is_undone_while_serving(consul_agent: ConsulAgent, unique: str) -> None:
+    """What an operator removes from a living instance comes back with a heartbeat, and the log says so."""
+    with Members() as members:
+        registration = members.registered(consul_agent.url + FAST, instance(unique))
+        consul_agent.put(f"/v1/agent/service/deregister/{registration.consul_id}")
+        eventually(lambda: consul_agent.instances(unique, passing=True), timeout=10, because="it registers again")
+
+
+@pytest.mark.parametrize("keeps_data", [False, True], ids=["forgetful", "persistent"])
+def test_an_agent_restarted_during_the_stop_resurrects_nothing(
+    new_consul_agent: NewConsulAgent, unique: str, keeps_data: bool
+) -> None:
+    """The agent is down when the stop begins and comes back during it, with or without its memory: proven gone."""
+    agent = new_consul_agent(keeps_data=keeps_data)
+    with Members() as members:
+        registration = members.registered(agent.url + FAST, instance(unique))
+        agent.kill()
+        stop = Call(lambda: registration.on_shutdown(soon(60)))
+        agent.start()
+        removal = stop.result(90, "on_shutdown()")
+        assert removal.outcome is RemovalOutcome.CONFIRMED, removal
+        assert removal.attempts > 1
+        never(lambda: agent.instances(unique), BEATS)
+
+
+def test_an_agent_that_returns_after_an_unconfirmed_stop_is_told_nothing(
+    new_consul_agent: NewConsulAgent, unique: str
+) -> None:
+    """The agent was dead for the whole stop: the outcome is unconfirmed, and nobody registers when it returns."""
+    agent = new_consul_agent()
+    with Members() as members:
+        registration = members.registered(agent.url + FAST, instance(unique))
+        agent.kill()
+        removal = registration.on_shutdown(soon(0.5))
+        assert removal.outcome is RemovalOutcome.UNCONFIRMED, removal
+        assert "within 1 s" in removal.detail
+        agent.start()
+        never(lambda: agent.instances(unique), BEATS)
+
+
+def test_a_removal_that_arrives_late_spares_the_successor(consul_agent: ConsulAgent, unique: str) -> None:
+    """The old process' requests are stuck on the way, its successor registers, and then they arrive after all."""
+    with TcpProxy(consul_agent.http_address) as link, Members() as members:
+        old = members.registered(f"consul://{link.address}?ttl_s=60&timeout_s=1", instance(unique))
+        link.stall()
+        removal = old.on_shutdown(soon(2))
+        assert removal.outcome is RemovalOutcome.UNCONFIRMED, removal
+        # The same id, registered before the late removal, and by nobody who takes over: both are listed.
+        new_id = "one~of-another-program"
+        meta = {"registry-drain-id": "one", "registry-drain-incarnation": "another"}
+        consul_agent.put("/v1/agent/service/register", {"ID": new_id, "Name": unique, "Port": 1, "Meta": meta})
+        assert set(consul_agent.instances(unique)) == {old.consul_id, new_id}
+        link.pass_through()
+        eventually(lambda: set(consul_agent.instances(unique)) == {new_id}, because="the late removal has arrived")
+        consul_agent.put(f"/v1/agent/service/deregister/{new_id}")
+
+
+def test_a_predecessor_that_lives_gives_way(consul_agent: ConsulAgent, unique: str) -> None:
+    """Registering takes over from a living predecessor, which notices and does not fight for the id."""
+    with Members() as members:
+        old = members.registered(consul_agent.url + FAST, instance(unique))
+        new = members.registered(consul_agent.url + FAST, instance(unique, 9091))
+        eventually(lambda: not old.is_registered, timeout=10, because="the predecessor notices")
+        never(lambda: set(consul_agent.instances(unique)) != {new.consul_id}, BEATS)
+        assert old.on_shutdown(soon()).outcome is RemovalOutcome.SUCCESSOR
+        assert set(consul_agent.instances(unique, passing=True)) == {new.consul_id}
+
+
+def test_a_predecessor_returns_when_its_successor_has_left(consul_agent: ConsulAgent, unique: str) -> None:
+    """A living instance that gave way is listed again once nobody else holds its id."""
+    with Members() as members:
+        old = members.registered(consul_agent.url + FAST, instance(unique))
+        new = members.registered(consul_agent.url + FAST, instance(unique, 9091))
+        eventually(lambda: not old.is_registered, timeout=10, because="the predecessor notices")
+        new.on_shutdown(soon())
+        eventually(lambda: set(consul_agent.instances(unique)) == {old.consul_id}, timeout=10, because="it returns")
+
+
+def test_a_dead_entry_elsewhere_is_no_successor(consul_agent: ConsulAgent, unique: str) -> None:
+    """A critical entry of the same instance id on another node does not make the outcome SUCCESSOR."""
+    node = f"node-{unique}"[:60]
+    ghost = {
+        "Node": node,
+        "Address": "192.0.2.9",
+        "Service": {"ID": "one~ghost", "Service": unique, "Port": 1, "Meta": {"registry-drain-id": "one"}},
+        "Check": {"CheckID": "c", "Name": "c", "Status": "critical", "ServiceID": "one~ghost"},
+    }
+    consul_agent.put("/v1/catalog/register", ghost)
+    with Members() as members:
+        registration = members.registered(consul_agent.url + FAST, instance(unique))
+        removal = registration.on_shutdown(soon())
+    consul_agent.put("/v1/catalog/deregister", {"Node": node})
+    assert removal.outcome is RemovalOutcome.CONFIRMED, removal
+
+
+def test_registering_ends_maintenance_of_the_predecessor(consul_agent: ConsulAgent, unique: str) -> None:
+    """A predecessor in maintenance mode does not keep its successor out of the callers' lists."""
+    with Members() as members:
+        old = members.registered(consul_agent.url, instance(unique))
+        consul_agent.put(f"/v1/agent/service/maintenance/{old.consul_id}?enable=true")
+        registry = members.registry(consul_agent.url)
+        assert [each.health for each in registry.entries(unique, soon())] == ["maintenance"]
+        new = members.registered(consul_agent.url, instance(unique))
+        assert set(consul_agent.instances(unique, passing=True)) == {new.consul_id}
+
+
+def test_fence_cuts_off_a_register_that_hangs(consul_agent: ConsulAgent, unique: str) -> None:
+    """A register on a black-holed link is awaited for half the fence's time, then cut, and nothing is listed."""
+    with TcpProxy(consul_agent.http_address) as link, Members() as members:
+        registration = members.new(f"consul://{link.address}?timeout_s=30", instance(unique))
+        link.black_hole()
+        call = Call(lambda: registration.register(soon(30)))
+        eventually(lambda: link.recorded, because="the request is on its way")
+        began = soon(100)
+        registration.fence(soon(1))
+        assert 100 - began.remaining() < 1.5
+        error = call.ended(5, "register()").error
+        assert isinstance(error, LiveOwnerError), error
+        link.pass_through()
+        assert registration.on_shutdown(soon()).is_gone
+        never(lambda: consul_agent.instances(unique), 0.5)
+
+
+def test_nothing_is_sent_behind_the_fence(consul_agent: ConsulAgent, unique: str) -> None:
+    """After the fence not one byte leaves, though heartbeats were due many times."""
+    with TcpProxy(consul_agent.http_address) as link, Members() as members:
+        registration = members.registered(f"consul://{link.address}{FAST}", instance(unique))
+        before = len(link.recorded)
+        eventually(lambda: len(link.recorded) > before, because="heartbeats are sent")
+        registration.fence(soon())
+        fenced = len(link.recorded)
+        never(lambda: len(link.recorded) > fenced, BEATS)
+
+
+def test_a_fence_out_of_time_is_up_all_the_same(new_consul_agent: NewConsulAgent, unique: str) -> None:
+    """With a frozen agent and no time at all the fence is not joined, and the late heartbeat still registers nothing."""
+    agent = new_consul_agent()
+    with Members() as members:
+        registration = members.registered(agent.url + FAST, instance(unique))
+        agent.put(f"/v1/agent/service/deregister/{registration.consul_id}")
+        agent.freeze()
+        registration.fence(soon(0))
+        agent.thaw()
+        eventually(lambda: not agent.instances(unique, passing=True), because="what the frozen agent had read expires")
+        never(lambda: agent.instances(unique, passing=True), BEATS)
+
+
+def test_a_forked_child_has_no_right_to_the_instance(
+    consul_agent: ConsulAgent, unique: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A copy of the registration in another process neither registers nor removes."""
+    with Members() as members:
+        registration = members.registered(consul_agent.url, instance(unique))
+        with monkeypatch.context() as child:
+            child.setattr(os, "getpid", lambda: 1)
+            removal = registration.on_shutdown(soon())
+        assert removal.outcome is RemovalOutcome.NOT_REGISTERED, removal
+        assert str(os.getpid()) in removal.detail
+        assert consul_agent.instances(unique, passing=True)
+
+
+def test_heartbeats_survive_a_frozen_agent(new_consul_agent: NewConsulAgent, unique: str) -> None:
+    """An agent that answers again after an outage longer than the TTL lists the instance as passing again."""
+    agent = new_consul_agent()
+    with Members() as members:
+        members.registered(f"{agent.url}?ttl_s=1&timeout_s=0.5", instance(unique))
+        agent.freeze()
+        threading.Event().wait(1.5)  # the outage itself, not a wait for a condition
+        agent.thaw()
+        eventually(lambda: agent.instances(unique, passing=True), timeout=10, because="heartbeats go on")
+
+
+def test_trouble_is_logged_once_and_its_end_too(
+    new_consul_agent: NewConsulAgent, unique: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Heartbeats that fail for a while make one warning, and one line when they work again."""
+    agent = new_consul_agent()
+    with Members() as members, caplog.at_level(logging.INFO, "registry_drain"):
+        members.registered(agent.url + FAST, instance(unique))
+        agent.kill()
+        eventually(lambda: "heartbeat failed" in caplog.text, because="the failure is logged")
+        threading.Event().wait(BEATS)
+        agent.start()
+        eventually(lambda: "heartbeat works again" in caplog.text, because="the recovery is logged")
+        assert caplog.text.count("heartbeat failed") == 1
+
+
+def test_repr_shows_the_state(consul_agent: ConsulAgent, unique: str) -> None:
+    """The repr names instance, registry and state."""
+    with Members() as members:
+        registration = members.new(consul_agent.url, instance(unique))
+        assert repr(registration) == f"<ConsulRegistration one (192.0.2.7:9090) at {consul_agent.url} not registered>"
+        registration.register(soon())
+        assert repr(registration).endswith(" registered>")
+        registration.fence(soon())
+        assert repr(registration).endswith(" registered fenced>")
+
+
+def test_an_invalid_answer_fails_the_registration(consul_agent: ConsulAgent, unique: str) -> None:
+    """A register through a link that is reset raises an error of our tree, and on_shutdown still ends well."""
+    with TcpProxy(consul_agent.http_address) as link, Members() as members:
+        registration = members.new(f"consul://{link.address}", instance(unique))
+        link.reset()
+        with pytest.raises(RegistryDrainError) as caught:
+            registration.register(soon())
+        assert caught.value.retryable
+        link.pass_through()
+        registration.register(soon())
+        assert registration.on_shutdown(soon()).outcome is RemovalOutcome.CONFIRMED
+
+
+@pytest.mark.slow
+def test_the_agent_removes_what_its_owner_left_behind(consul_agent: ConsulAgent, unique: str) -> None:
+    """Without heartbeats the entry is critical within the TTL, and gone within about a minute and a half."""
+    with Members() as members:
+        registration = members.registered(f"{consul_agent.url}?ttl_s=1", instance(unique))
+        registration.fence(soon())
+        eventually(lambda: not consul_agent.instances(unique, passing=True), timeout=10, because="it is critical")
+        eventually(lambda: not consul_agent.instances(unique), timeout=150, because="the agent has removed it")
