@@ -244,8 +244,11 @@ class ZooKeeperSession:
             with cancellation.hook(abort):
                 return [self._answer(result, deadline.capped(self._settings.call_timeout)) for result in results]
         finally:
-            # What was not answered keeps its place until the next connection, because its byte does: rule 2.
-            self._leave(epoch, sum(1 for result in results if result.ready()))
+            # What was not answered keeps its place until it is, or until the next connection; rule 2.
+            late = [result for result in results if not result.ready()]
+            self._leave(epoch, len(requests) - len(late))
+            for result in late:
+                result.rawlink(lambda _: self._leave(epoch, 1))
 
     def wait_connected(self, deadline: Deadline, cancellation: Cancellation | None = None) -> None:
         """Wait until the session is connected.

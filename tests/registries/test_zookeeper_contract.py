@@ -34,6 +34,11 @@ class TestZooKeeperContract(RegistryContract):
         """Return one more client of the shared server."""
         return open_registry(self._url)
 
-    def start_doomed_owner(self, instance: ServiceInstance) -> Callable[[], object]:
+    def start_doomed_owner(self, instance: ServiceInstance) -> Callable[[], None]:
         """Register from a subprocess; SIGKILL it."""
-        return start_owner(self._url, instance, self._directory).kill
+        owner = start_owner(self._url, instance, self._directory)
+
+        def kill() -> None:
+            owner.kill()
+
+        return kill
