@@ -55,6 +55,11 @@ class ExactClock:
                 del self._waiters[me]
         return event.is_set()
 
+    def ignore(self, thread: threading.Thread) -> None:
+        """Let time pass while ``thread`` works: it blocks on something that is not the clock."""
+        with self._changed:
+            self._strangers.add(thread)
+
     def settle(self) -> None:
         """Return when everybody else waits, at this same instant."""
         with self._changed:

@@ -144,11 +144,15 @@ class Stage:
         self._routines.append(routine)
         return routine
 
+    def instance(self, name: str = "calculator-1") -> ServiceInstance:
+        """Return what is listed under this id."""
+        return ServiceInstance("calculator", "10.0.0.7", 9090, name)
+
     def register(
         self, routine: StopRoutine, name: str = "calculator-1", registry: FaultyRegistry | None = None
     ) -> None:
         """List an instance, and let the stop remove it."""
-        registration = (registry or self.registry).registration(ServiceInstance("calculator", "10.0.0.7", 9090, name))
+        registration = (registry or self.registry).registration(self.instance(name))
         registration.register(Deadline.after(1.0, self.clock))
         routine.notifier.add_first(registration)
 
