@@ -96,9 +96,12 @@ class Deregistration:
         }
         status = status_of_removal(removal.outcome)
         message = _told(status, entry, removal, self._registry.url)
+        self._left_behind = message
+        if status is ExitStatus.CAME_BACK:  # it is back already, and a single look tells who it was
+            return self._watch_back(entry, others, 0.0, status, message)
         if self._request.watch_back and status in {ExitStatus.DONE, ExitStatus.UNVERIFIABLE}:
             self._left_behind = f"{message}; not watched to the end"
-            return self._watch_back(entry, others, status, message)
+            return self._watch_back(entry, others, self._request.watch_back, status, message)
         return status, message
 
     def _find(self, deadline: Deadline) -> tuple[RegistryEntry, Sequence[RegistryEntry]]:
@@ -117,48 +120,55 @@ class Deregistration:
         return what
 
     def _advice(self, error: RegistryError) -> str:
-        if not isinstance(error, LiveOwnerError) or self._request.is_forced:
-            return ""
-        return " (--force removes it all the same, and --watch-back 30 shows whether its owner puts it back)"
+        if isinstance(error, LiveOwnerError) and not self._request.is_forced:
+            return " (--force removes it all the same, and --watch-back 30 shows whether its owner puts it back)"
+        if error.retryable:
+            return f" (tried for {self._request.timeout:g} s: check the address, or give it more --timeout)"
+        return ""
 
     def _watch_back(
-        self, entry: RegistryEntry, others: Sequence[RegistryEntry], status: ExitStatus, message: str
+        self, entry: RegistryEntry, others: Sequence[RegistryEntry], asked: float, status: ExitStatus, message: str
     ) -> Verdict:
-        asked = self._request.watch_back
+        """Return the verdict after looking for ``asked`` seconds; it was ``status`` and ``message`` before."""
         self._output.remark(f"{message}; looking for {asked:g} s whether it comes back")
+        blind: RegistryError | None
         try:
             seen = watch_back(
-                self._registry,
-                entry,
-                others,
-                seconds=asked,
-                read_timeout=self._request.timeout,
-                clock=self._clock,
+                self._registry, entry, others, seconds=asked, read_timeout=self._request.timeout, clock=self._clock
             )
         except RegistryError as error:
-            return status_of_error(error), f"{message}; but whether it comes back cannot be seen: {error}"
-        self._document["watched_back"] = {
-            "seconds": round(seen.looked_for, 3),
-            "returned": None if seen.returned is None else entry_document(seen.returned),
-        }
-        if seen.returned is not None:
-            return ExitStatus.CAME_BACK, _came_back(entry, seen.returned, seen.looked_for)
-        if seen.failure is not None:
-            return ExitStatus.UNREACHABLE, f"{message}; but whether it comes back cannot be seen: {seen.failure}"
-        return status, f"{message}; it did not come back within {asked:g} s"
+            blind = error
+        else:
+            blind = seen.failure
+            self._document["watched_back"] = {
+                "seconds": round(seen.looked_for, 3),
+                "returned": None if seen.returned is None else entry_document(seen.returned),
+            }
+            if seen.returned is not None:
+                return ExitStatus.CAME_BACK, _came_back(entry, seen.returned, seen.looked_for)
+        if status is ExitStatus.CAME_BACK:
+            return status, message
+        if blind is None:
+            return status, f"{message}; it did not come back within {asked:g} s"
+        # The removal itself was well: what is missing is the look afterwards.
+        is_refused = status is ExitStatus.UNVERIFIABLE or not blind.retryable
+        unseen = ExitStatus.UNVERIFIABLE if is_refused else ExitStatus.UNREACHABLE
+        return unseen, f"{message}; but whether it comes back cannot be seen: {blind}"
 
 
 def _told(status: ExitStatus, entry: RegistryEntry, removal: Removal, url: str) -> str:
-    detail = f": {removal.detail}" if removal.detail else ""
+    detail = f" ({removal.detail})" if removal.detail else ""
     subject = f"{entry} of service {entry.service!r}"
     if status is ExitStatus.DONE:
-        return f"removed {subject} from {url}; a consistent read shows that it is gone{detail}"
+        return f"removed {subject} from {url}, and it is proven to be gone{detail}"
     if status is ExitStatus.UNVERIFIABLE:
         return f"removed {subject} from {url}, but nothing we may read shows whether it is gone{detail}"
     if status is ExitStatus.UNREACHABLE:
         return f"{subject} at {url} may have been removed or not; run the command again{detail}"
     if status is ExitStatus.NOT_FOUND:
         return f"{subject} is not in {url} any more{detail}"
+    if status is ExitStatus.CAME_BACK:
+        return f"removed {subject} from {url}, and it came back at once{detail}: stop its owner, then run this again"
     return f"{subject} at {url} was not removed ({removal.outcome.value}){detail}"
 
 

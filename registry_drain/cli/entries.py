@@ -40,7 +40,8 @@ def entry_document(entry: RegistryEntry) -> dict[str, object]:
 
 def entry_table(entries: Iterable[RegistryEntry], now: float) -> Table:
     """Return a row for each entry; ``now`` is UNIX seconds, for their ages."""
-    return Table(_COLUMNS, [_row(entry, now) for entry in entries], frozenset({"age"}), styles=_STYLES)
+    rows = [_row(entry, now) for entry in entries]
+    return Table(_COLUMNS, rows, numeric=frozenset({"age"}), wide=frozenset({"locator"}), styles=_STYLES)
 
 
 def described(entry: RegistryEntry) -> str:

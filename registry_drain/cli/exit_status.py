@@ -79,8 +79,8 @@ def status_of_removal(outcome: RemovalOutcome) -> ExitStatus:
         RemovalOutcome.CONFIRMED: ExitStatus.DONE,
         RemovalOutcome.UNVERIFIABLE: ExitStatus.UNVERIFIABLE,
         RemovalOutcome.UNCONFIRMED: ExitStatus.UNREACHABLE,
-        # What was shown is gone, but callers still find somebody there: not what the operator thinks was done.
-        RemovalOutcome.SUCCESSOR: ExitStatus.REFUSED,
+        # What was shown is gone, and before anybody could look it had been registered anew.
+        RemovalOutcome.SUCCESSOR: ExitStatus.CAME_BACK,
         RemovalOutcome.NOT_REGISTERED: ExitStatus.NOT_FOUND,
         RemovalOutcome.REFUSED: ExitStatus.REFUSED,
     }[outcome]

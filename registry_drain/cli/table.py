@@ -1,17 +1,20 @@
 """Tables: by rich at a terminal if it is installed, as plain aligned text there otherwise, and tab-separated elsewhere.
 
 Tab-separated output keeps every column, empty or not, in the documented order, for ``cut`` and ``awk``. A terminal is
-shown only the columns that hold something.
+shown only the columns that hold something, and not those that are too wide to help.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from registry_drain.cli.output import Output, printable
 
 Row = Sequence[str]
+
+_WIDEST = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +26,7 @@ class Table:
         rows: as many cells each as there are columns.
         numeric: headings of the columns that are aligned to the right.
         title: shown above, at a terminal.
+        wide: headings of the columns that a terminal is spared.
         styles: rich's name of a style for a cell's text, wherever it stands: ``{"critical": "red"}``.
     """
 
@@ -30,23 +34,32 @@ class Table:
     rows: Sequence[Row]
     numeric: frozenset[str] = frozenset()
     title: str = ""
+    wide: frozenset[str] = frozenset()
     styles: dict[str, str] | None = None
 
 
 def write_table(table: Table, output: Output) -> None:
     """Write ``table`` for whoever reads."""
-    if output.is_json or output.is_quiet:
-        return
-    if not output.is_terminal:
+    if output.is_terminal:
+        show_table(_for_terminal(table), output)
+    elif not (output.is_json or output.is_quiet):
         # A tab inside a cell is escaped like every other control character.
         lines = ["\t".join(printable(cell) for cell in row) for row in (table.columns, *table.rows)]
         output.write("".join(f"{line}\n" for line in lines))
+
+
+def show_table(table: Table, output: Output) -> None:
+    """Write ``table`` for a person, also where that person reads a log."""
+    if output.is_json or output.is_quiet:
         return
-    table = _without_empty_columns(table)
-    try:
-        _write_rich(table)
-    except ModuleNotFoundError:
-        output.write(aligned(table))
+    if output.is_terminal:
+        try:
+            _write_rich(table)
+        except ModuleNotFoundError:
+            pass
+        else:
+            return
+    output.write(aligned(table))
 
 
 def aligned(table: Table) -> str:
@@ -64,29 +77,34 @@ def aligned(table: Table) -> str:
     return "".join(f"{line}\n" for line in heading + lines)
 
 
-def _without_empty_columns(table: Table) -> Table:
-    kept = [index for index in range(len(table.columns)) if any(row[index] for row in table.rows)]
-    return Table(
-        [table.columns[index] for index in kept],
-        [[row[index] for index in kept] for row in table.rows],
-        table.numeric,
-        table.title,
-        table.styles,
+def _for_terminal(table: Table) -> Table:
+    kept = [
+        index
+        for index, name in enumerate(table.columns)
+        if name not in table.wide and any(row[index] for row in table.rows)
+    ]
+    return dataclasses.replace(
+        table,
+        columns=[table.columns[index] for index in kept],
+        rows=[[row[index] for index in kept] for row in table.rows],
     )
 
 
 def _write_rich(table: Table) -> None:
     from rich import box
     from rich.console import Console
+    from rich.measure import Measurement
     from rich.table import Table as RichTable
     from rich.text import Text
 
     shown = RichTable(title=table.title or None, box=box.SIMPLE_HEAD, title_justify="left", pad_edge=False)
     for name in table.columns:
-        # Folded, never shortened: an id that is cut off cannot be copied.
-        shown.add_column(name, justify="right" if name in table.numeric else "left", overflow="fold")
+        shown.add_column(name, justify="right" if name in table.numeric else "left", no_wrap=True)
     styles = table.styles or {}
     for row in table.rows:
         # Text, because rich would read markup in other people's names.
         shown.add_row(*(Text(printable(cell), style=styles.get(cell, "")) for cell in row))
-    Console().print(shown)
+    console = Console()
+    # As wide as it needs: in a narrow window the terminal breaks the lines, and an id can still be copied whole.
+    natural = Measurement.get(console, console.options.update(max_width=_WIDEST), shown).maximum
+    console.print(shown, width=max(natural, 1), crop=False, soft_wrap=True)
