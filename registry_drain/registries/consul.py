@@ -30,9 +30,9 @@ from registry_drain.registries.consul_catalog import (
 from registry_drain.registries.consul_http import ConsulAddress, ConsulClient
 from registry_drain.registries.consul_registration import ConsulRegistration, Lifetimes
 from registry_drain.registries.consul_removal import ConsulRemoval
+from registry_drain.registries.consul_retry import persistently
 from registry_drain.registries.consul_token import TokenSource
 from registry_drain.registries.consul_watch import ConsulWatch
-from registry_drain.registries.retry import retrying
 from registry_drain.registries.url import RegistryURL, seconds
 
 OPTIONS = frozenset(
@@ -115,10 +115,7 @@ class ConsulRegistry:
         """
         if service is not None and not is_askable(service):
             raise ConfigurationError(f"service name {service!r}: Consul's API would redirect it to another name")
-        for attempt in retrying(deadline):
-            with attempt:
-                return self._entries(service, deadline)
-        raise AssertionError("the loop returns or raises")
+        return persistently(lambda: self._entries(service, deadline), deadline)
 
     def _entries(self, service: str | None, deadline: Deadline) -> list[RegistryEntry]:
         if service is not None:

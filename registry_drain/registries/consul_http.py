@@ -414,9 +414,9 @@ def _reason(error: Exception) -> str:
     """Return the innermost reason in one line, without the library's wrapping."""
     cause: BaseException = error
     while True:
-        inner = getattr(cause, "reason", None)
-        inner = inner if isinstance(inner, BaseException) else next(iter(cause.args), None)
-        if not isinstance(inner, BaseException):
+        candidates = (getattr(cause, "reason", None), next(iter(cause.args), None), cause.__cause__)
+        inner = next((each for each in candidates if isinstance(each, BaseException)), None)
+        if inner is None or isinstance(cause, ssl.SSLError):
             break
         cause = inner
     if isinstance(cause, ssl.SSLError):

@@ -56,7 +56,7 @@ from registry_drain.registries.consul_catalog import (
     require_sight,
 )
 from registry_drain.registries.consul_http import ConsulAddress, ConsulClient
-from registry_drain.registries.retry import retrying
+from registry_drain.registries.consul_retry import persistently
 
 _log = logging.getLogger(__name__)
 
@@ -388,16 +388,21 @@ class ConsulRegistration:
 
     def _remove(self, deadline: Deadline) -> Removal:
         attempts = 0
+
+        def once() -> Removal:
+            nonlocal attempts
+            attempts += 1
+            return self._remove_once(attempts, deadline)
+
         try:
-            for attempt in retrying(deadline):
-                with attempt:
-                    attempts += 1
-                    return self._remove_once(attempts, deadline)
+            return persistently(once, deadline)
         except PermissionRefusedError as error:
-            return self._result(RemovalOutcome.REFUSED, f"{error}; {self._lifetimes}", attempts)
+            # The agent syncs an instance with the token it was registered with: without it, it can neither remove it
+            # nor tell the servers that its check is critical (measured on 1.8.7). Nothing expires then.
+            detail = f"{error}; it may stay in the callers' lists: remove it with a token that has service:write"
+            return self._result(RemovalOutcome.REFUSED, detail, attempts)
         except RegistryDrainError as error:
             return self._result(RemovalOutcome.UNCONFIRMED, f"{error}; {self._lifetimes}", attempts)
-        raise AssertionError("the loop returns or raises")
 
     def _remove_once(self, attempts: int, deadline: Deadline) -> Removal:
         token = self._address.tokens.current()

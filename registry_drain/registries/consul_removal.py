@@ -29,7 +29,7 @@ from registry_drain.errors import (
 from registry_drain.registries.base import RegistryEntry, Removal, RemovalOutcome
 from registry_drain.registries.consul_catalog import Listed, is_askable, read_service, require_sight
 from registry_drain.registries.consul_http import ConsulAddress, ConsulClient
-from registry_drain.registries.retry import retrying
+from registry_drain.registries.consul_retry import persistently
 
 _NOMAD = "_nomad-"
 """Nomad names its services so, and registers again what it misses within seconds."""
@@ -62,10 +62,7 @@ class ConsulRemoval:
     def run(self, deadline: Deadline) -> Removal:
         """Remove and prove. See :meth:`registry_drain.registries.base.Registry.remove`."""
         try:
-            for attempt in retrying(deadline):
-                with attempt:
-                    self._attempts += 1
-                    return self._run_once(deadline)
+            return persistently(lambda: self._run_once(deadline), deadline)
         except RegistryDrainError as error:
             if self._sent is None:
                 raise
@@ -73,9 +70,9 @@ class ConsulRemoval:
                 RemovalOutcome.REFUSED if isinstance(error, PermissionRefusedError) else RemovalOutcome.UNCONFIRMED
             )
             return self._result(outcome, f"{self._sent.how}, and then: {error}")
-        raise AssertionError("the loop returns or raises")
 
     def _run_once(self, deadline: Deadline) -> Removal:
+        self._attempts += 1
         listed = read_service(self._client, self._entry.service, deadline)
         target = self._find(listed)
         if target is None:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import http.client
 import http.server
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
 from types import TracebackType
 
 from registry_drain.clock import Deadline
-from registry_drain.instance import ServiceInstance
+from registry_drain.instance import ServiceInstance, format_endpoint
 from registry_drain.registries.base import RegistryEntry
 from registry_drain.registries.consul import ConsulRegistry
 from registry_drain.registries.consul_registration import ConsulRegistration
@@ -102,7 +103,12 @@ class Liar:
     token header of each.
     """
 
-    def __init__(self, agent: ConsulAgent | None, lie: Callable[[str, str], Lie | None]) -> None:
+    def __init__(
+        self,
+        agent: ConsulAgent | None,
+        lie: Callable[[str, str], Lie | None] = lambda *_: None,
+        at: tuple[str, int] = ("127.0.0.1", 0),
+    ) -> None:
         outer = self
         self.requests: list[tuple[str, str, str]] = []
 
@@ -122,7 +128,7 @@ class Liar:
                 self.end_headers()
                 self.wfile.write(answer)
 
-            do_GET = do_PUT = do_POST = do_DELETE = _answer
+            do_GET = do_PUT = do_POST = do_DELETE = _answer  # noqa: N815 -- http.server's names
 
             def log_message(self, *_: object) -> None:
                 """Say nothing."""
@@ -130,11 +136,13 @@ class Liar:
         class Server(http.server.ThreadingHTTPServer):
             daemon_threads = True
             block_on_close = False
+            address_family = socket.AF_INET6 if ":" in at[0] else socket.AF_INET
 
-        self._server = Server(("127.0.0.1", 0), Handler)
+        self._server = Server(at, Handler)
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,), name="liar", daemon=True)
         self._thread.start()
-        self.address = f"127.0.0.1:{self._server.server_port}"
+        self.port: int = self._server.server_port
+        self.address = format_endpoint(at[0], self.port)
 
     def __enter__(self) -> Liar:
         """Return itself."""
@@ -163,8 +171,6 @@ def _forward(agent: ConsulAgent | None, method: str, path: str, body: bytes, tok
 @contextlib.contextmanager
 def dripping(pause: float) -> Iterator[str]:
     """Serve an endless answer, one header byte every ``pause`` seconds: the address."""
-    import socket
-
     ended = threading.Event()
     listener = socket.create_server(("127.0.0.1", 0))
     listener.settimeout(0.05)

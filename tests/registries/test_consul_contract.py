@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import functools
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -29,6 +29,11 @@ open_registry(url).registration(instance).register(Deadline.after(10))
 print("registered", flush=True)
 threading.Event().wait()
 """
+
+
+def assert_killed(process: ManagedProcess) -> None:
+    """Kill it, without a goodbye."""
+    assert process.kill() == -signal.SIGKILL
 
 
 class TestConsulContract(RegistryContract):
@@ -58,4 +63,4 @@ class TestConsulContract(RegistryContract):
             script, f"{self.agent.url}?ttl_s=3", *where, *pairs, log=self.directory / "owner.log"
         )
         process.wait_output("registered")
-        return functools.partial(process.kill)
+        return lambda: assert_killed(process)

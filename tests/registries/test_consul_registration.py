@@ -187,7 +187,7 @@ def test_nothing_is_sent_behind_the_fence(consul_agent: ConsulAgent, unique: str
 
 
 def test_a_fence_out_of_time_is_up_all_the_same(new_consul_agent: NewConsulAgent, unique: str) -> None:
-    """With a frozen agent and no time at all the fence is not joined, and the late heartbeat still registers nothing."""
+    """With a frozen agent and no time at all the fence is not joined, and a late heartbeat registers nothing."""
     agent = new_consul_agent()
     with Members() as members:
         registration = members.registered(agent.url + FAST, instance(unique))

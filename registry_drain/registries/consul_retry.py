@@ -1,0 +1,35 @@
+"""Retrying a Consul call until its deadline, and saying afterwards what was wrong instead of that time ran out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar
+
+from registry_drain.clock import Deadline
+from registry_drain.errors import RegistryDrainError, RegistryTimeoutError
+from registry_drain.registries.retry import retrying
+
+T = TypeVar("T")
+
+
+def persistently(call: Callable[[], T], deadline: Deadline) -> T:
+    """Return what ``call`` returns, repeated by the rules of :func:`registry_drain.registries.retry.retrying`.
+
+    Raises the last error that was not a time limit, if there was one: the last attempt of many is usually cut off by
+    the deadline, and "no leader" is what the operator must read.
+    """
+    telling: RegistryDrainError | None = None
+    try:
+        for attempt in retrying(deadline):
+            with attempt:
+                try:
+                    return call()
+                except RegistryDrainError as error:
+                    if telling is None or not isinstance(error, RegistryTimeoutError):
+                        telling = error
+                    raise
+    except RegistryDrainError as error:
+        if telling is None or telling is error:
+            raise
+        raise telling from error
+    raise AssertionError("the loop returns or raises")
