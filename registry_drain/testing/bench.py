@@ -111,7 +111,7 @@ class RegistryBench:
     def registry(self) -> Registry:
         """Return one more registry object on the test's cluster."""
         registry = self._new_registry()
-        self._exits.callback(registry.close)
+        self._put_away(registry.close, "Registry.close()")
         return registry
 
     def registration(self, registry: Registry, instance: ServiceInstance) -> Registration:
@@ -121,7 +121,7 @@ class RegistryBench:
         def remove() -> None:
             registration.on_shutdown(self.deadline())
 
-        self._exits.callback(remove)
+        self._put_away(remove, "on_shutdown()")
         return registration
 
     def registered(self, registry: Registry, instance: ServiceInstance) -> Registration:
@@ -133,8 +133,11 @@ class RegistryBench:
     def watch(self, registry: Registry, service: str, on_change: WatchCallback | None = None) -> Watch:
         """Return a watch that is closed at the end."""
         watch = registry.watch(service, self.deadline(), on_change)
-        self._exits.callback(watch.close)
+        self._put_away(watch.close, "Watch.close()")
         return watch
+
+    def _put_away(self, call: Callable[[], None], what: str) -> None:
+        self._exits.callback(lambda: Call(call).result(2 * self._timeout, what))
 
     def listed(self, registry: Registry, instance: ServiceInstance) -> list[RegistryEntry]:
         """Return the entries with the instance's id; more than one would be a fault."""
@@ -154,7 +157,7 @@ class RegistryBench:
     ) -> None:
         """Put everything away. A test that failed already keeps its own error."""
         if error is not None:
-            with contextlib.suppress(RegistryDrainError, OSError):
+            with contextlib.suppress(RegistryDrainError, OSError, AssertionError):
                 self._exits.close()
             return
         self._exits.close()
