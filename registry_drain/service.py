@@ -244,7 +244,7 @@ class Service:
             logger.info("stopped while starting: %s", error)
         self._started.set()
         try:
-            self.routine.requested.wait()
+            self._clock.wait(self.routine.requested)
         finally:
             # Also when somebody else's signal handler raises (KeyboardInterrupt): it stops gracefully, then goes on.
             try:

@@ -6,8 +6,10 @@ import os
 import pty
 import signal
 import sys
+import threading
 from pathlib import Path
 
+from registry_drain.clock import SYSTEM_CLOCK
 from tests.integration.fleet import FAST, ServiceProcess, ended, listed
 from tests.support.calculator_load import SlowCall, call_once
 from tests.support.processes import REPOSITORY, eventually
@@ -172,3 +174,18 @@ def test_killed_in_each_phase_leaves_nothing_in_the_local_registry(tmp_path: Pat
                 service.process.wait_output(f"EVENT {phase}")
             service.process.kill()
         assert [entry for entry in listed(service.registry_url, unique).values() if entry.is_live] == [], phase
+
+
+def test_a_signal_that_another_thread_takes_is_handled_all_the_same() -> None:
+    """The kernel may hand a signal to any thread; a main thread that waits on our clock runs the handler nevertheless."""
+    handled = threading.Event()
+    previous = signal.signal(signal.SIGUSR1, lambda _number, _frame: handled.set())
+    try:
+        taker = threading.Thread(target=lambda: signal.pthread_kill(threading.get_ident(), signal.SIGUSR1))
+        waits = threading.Timer(0.3, taker.start)
+        waits.start()
+        assert SYSTEM_CLOCK.wait(handled, 20)
+        waits.join()
+        taker.join()
+    finally:
+        signal.signal(signal.SIGUSR1, previous)
