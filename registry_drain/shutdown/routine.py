@@ -18,6 +18,7 @@ from typing import TypeVar
 from registry_drain.clock import SYSTEM_CLOCK, Clock, Deadline
 from registry_drain.registries.base import Removal, RemovalOutcome
 from registry_drain.servers.base import DrainableServer
+from registry_drain.servers.in_flight import InFlightRequest
 from registry_drain.shutdown import events
 from registry_drain.shutdown.bounded import BoundedCall, StopThread
 from registry_drain.shutdown.budget import Ledger, StopBudget
@@ -159,12 +160,13 @@ class StopRoutine:
 
     def hurry(self, reason: str) -> None:
         """Skip every wait: deregister and notify within short bounds, cut off what is in flight; stop if need be."""
-        self.request_stop(reason)
         with self._lock:
             if self._hurried.is_set() or self._finished.is_set():
                 return
             self._hurried_at = self._clock.now()
             self._hurried.set()
+        # Only now: a stop that begins with this is hurried from its first step on.
+        self.request_stop(reason)
         self._nudge.set()
         self._emit(events.StopHurried(reason))
 
@@ -285,14 +287,34 @@ class StopRoutine:
         drained_by = Deadline(deadline.at - cutting_limit, self._clock)
         self._draining = self.notifier.begin_draining_starts(drained_by, self._nudge.set)
         drain = self._begin("drain", self._server.drain, drained_by)
-        self._await([drain, *self._draining])
+        is_drained = self._let_finish(drain, drained_by)
+        self._await(self._draining)
         # A hurried drain does not wait for these; that is made good in what is left of ``hurried_notify``.
         self._left_to_tell = [call for call in self._draining if not call.is_over]
         self._say_told([call for call in self._draining if call not in self._left_to_tell])
-        hangs = drain.detail
-        if self._hurried.is_set():
-            cutting_limit = _CUT_OFF_LIMIT
-        cutting = BoundedCall("cut_off", self._server.cut_off, Deadline.after(cutting_limit, self._clock))
+        failure = drain.detail  # before what hangs is freed by the cut-off
+        cutting = self._cut_off_rest(_CUT_OFF_LIMIT if self._hurried.is_set() else cutting_limit)
+        if drain.outcome is Outcome.FAILED or not cutting.outcome.is_fine:
+            return Outcome.FAILED, failure or cutting.detail
+        if not self._cut_off and is_drained:
+            return Outcome.COMPLETED, ""
+        if not self._cut_off and self._hurried.is_set():
+            return Outcome.SKIPPED, "hurried, and nothing was in flight"
+        why = "hurried: " if self._hurried.is_set() else f"{failure}: " if failure else ""
+        return Outcome.TIMED_OUT, f"{why}{len(self._cut_off)} cut off"
+
+    def _let_finish(self, drain: BoundedCall[bool], deadline: Deadline) -> bool:
+        self._await([drain])
+        if not drain.is_done or not self._server.in_flight.count:
+            return bool(drain.value)
+        # The adapter failed, or ended before its requests. They may finish all the same, as the tracker sees it.
+        wait_until_idle = self._server.in_flight.wait_until_idle
+        idle = BoundedCall("drain", lambda: wait_until_idle(deadline), deadline, on_end=self._nudge.set)
+        self._await([idle])
+        return bool(idle.value)
+
+    def _cut_off_rest(self, limit: float) -> BoundedCall[tuple[InFlightRequest, ...]]:
+        cutting = BoundedCall("cut_off", self._server.cut_off, Deadline.after(limit, self._clock))
         cutting.wait()
         # An adapter that hangs here has told us nothing, so its tracker has the last word.
         requests = self._server.in_flight.snapshot() if cutting.value is None else cutting.value
@@ -300,14 +322,7 @@ class StopRoutine:
         self._cut_off = tuple(CutOffRequest(each.name, each.peer, now - each.started_at) for each in requests)
         if requests:
             self._emit(events.RequestsCutOff(requests))
-        if drain.outcome is Outcome.FAILED or not cutting.outcome.is_fine:
-            return Outcome.FAILED, drain.detail or cutting.detail
-        if not requests and drain.value:
-            return Outcome.COMPLETED, ""
-        if not requests and self._hurried.is_set():
-            return Outcome.SKIPPED, "hurried, and nothing was in flight"
-        why = "hurried: " if self._hurried.is_set() else f"{hangs}: " if hangs else ""
-        return Outcome.TIMED_OUT, f"{why}{len(requests)} cut off"
+        return cutting
 
     def _notify(self, deadline: Deadline) -> tuple[Outcome, str]:
         results = self.notifier.tell_drained(

@@ -55,10 +55,11 @@ class Watchdog:
         ``describe`` gives the first line of what is then written to stderr.
         """
         room = max(room, _LEAST_ROOM)
-        self._thread = threading.Thread(
+        thread = threading.Thread(
             target=self._watch, args=(deadline, describe, room), name="registry-drain-watchdog", daemon=True
         )
-        self._thread.start()
+        thread.start()
+        self._thread = thread
         if self._exit_process is _exit_now:
             self._set_backup(deadline.remaining() + room * _BACKUP_AT)
 

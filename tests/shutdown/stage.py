@@ -74,7 +74,8 @@ class Stage:
         self.server = FakeServer(self)
         self.registry = FaultyRegistry(self.clock)
         self.exits: list[int] = []
-        self.watchdog = Watchdog(self.exits.append)
+        self._watchdogs: list[Watchdog] = []
+        self.watchdog = self.new_watchdog(self.exits.append)
         self._registries = [self.registry]
         self._routines: list[StopRoutine] = []
 
@@ -105,11 +106,12 @@ class Stage:
         return hang
 
     def lasting(self, seconds: float, what: str = "") -> Callable[[], None]:
-        """Return an observer that needs ``seconds``, whatever its deadline, and then writes into the journal."""
+        """Return an observer that needs ``seconds``, whatever its deadline, and then writes ``what``, if given."""
 
         def last() -> None:
             self.clock.wait(self.released, seconds)
-            self.note(what)
+            if what:
+                self.note(what)
 
         return last
 
@@ -144,6 +146,15 @@ class Stage:
         self._routines.append(routine)
         return routine
 
+    def adopt(self, routine: StopRoutine) -> None:
+        """Wait for this one too when the stage is closed."""
+        self._routines.append(routine)
+
+    def new_watchdog(self, exit_process: Callable[[int], None]) -> Watchdog:
+        """Return a watchdog that is disarmed when the stage is closed."""
+        self._watchdogs.append(Watchdog(exit_process))
+        return self._watchdogs[-1]
+
     def instance(self, name: str = "calculator-1") -> ServiceInstance:
         """Return what is listed under this id."""
         return ServiceInstance("calculator", "10.0.0.7", 9090, name)
@@ -162,7 +173,8 @@ class Stage:
 
     def close(self) -> None:
         """Let go of everything that hangs, and wait until its threads have ended."""
-        self.watchdog.disarm()
+        for watchdog in self._watchdogs:
+            watchdog.disarm()
         self.released.set()
         self.server.cut.set()
         for registry in self._registries:
