@@ -64,8 +64,6 @@ def open_local(url: RegistryURL, clock: Clock) -> LocalRegistry:
         raise ConfigurationError(f"{url} names a host: a directory has three slashes, local:///directory")
     if not url.path.strip("/"):
         raise ConfigurationError(f"{url} names no directory: write local:///directory")
-    if "\0" in url.path:
-        raise ConfigurationError(f"{url}: no directory's name holds a NUL character")
     return LocalRegistry(url, clock, poll_s=url.option("poll_s", seconds, DEFAULT_POLL_S))
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 import urllib.parse
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import TypeVar, cast
 
@@ -70,7 +70,9 @@ class RegistryURL:
         """
         for name in self.options:
             if name not in known:
-                message = f"{self}: unknown option {name!r}; {self.scheme} knows: {', '.join(sorted(known)) or 'none'}"
+                # The value is not repeated: it may be a secret under a name that we do not know.
+                where = str(replace(self, options={}))
+                message = f"{where}: unknown option {name!r}; {self.scheme} knows: {', '.join(sorted(known)) or 'none'}"
                 raise ConfigurationError(message)
 
     def __str__(self) -> str:
@@ -126,23 +128,35 @@ def parse_registry_url(text: str) -> RegistryURL:
             "a registry URL looks like consul://127.0.0.1:8500, zookeeper://host:2181/services or local:///directory"
         )
         raise ConfigurationError(message)
+    if any("\ud800" <= letter <= "\udfff" for letter in text):  # how argv shows bytes that are not UTF-8
+        raise ConfigurationError(f"{scheme} URL holds bytes that are not UTF-8: escape them, as in %C3%A9")
     # RFC 3986 has neither spaces nor control characters.
     if any(ord(letter) < 0x21 or ord(letter) == 0x7F for letter in text):
         message = f"{scheme} URL holds a space or control character: escape it as %20"
         raise ConfigurationError(message)
+    # Anywhere, not only before the first slash: a password may hold one, unescaped.
+    if "@" in rest:
+        message = (
+            f"{scheme} URL holds user information before '@': secrets come from a file or the environment, never a URL "
+            "(elsewhere in it an '@' is written %40)"
+        )
+        raise ConfigurationError(message)
     rest, _, fragment = rest.partition("#")
     rest, _, query = rest.partition("?")
     authority, slash, path = rest.partition("/")
-    if "@" in authority:
-        message = (
-            f"{scheme} URL holds user information before '@': secrets come from a file or the environment, never a URL"
-        )
-        raise ConfigurationError(message)
     if fragment:
         message = f"{scheme} URL holds a '#': escape it as %23"
         raise ConfigurationError(message)
     hosts = tuple(_parse_host(scheme, part) for part in authority.split(",")) if authority else ()
-    return RegistryURL(scheme, hosts, urllib.parse.unquote(slash + path), _parse_options(scheme, query))
+    try:
+        path, options = urllib.parse.unquote(slash + path, errors="strict"), _parse_options(scheme, query)
+    except UnicodeError:
+        # From None: the original holds the bytes, and they may be a secret.
+        raise ConfigurationError(f"{scheme} URL: what its %-escapes stand for is not UTF-8") from None
+    # They end up in paths, headers and log lines, where a line break would forge another one.
+    if not "".join([path, *options, *options.values()]).isprintable():
+        raise ConfigurationError(f"{scheme} URL: its %-escapes stand for a control or unprintable character")
+    return RegistryURL(scheme, hosts, path, options)
 
 
 def _parse_host(scheme: str, text: str) -> tuple[str, int | None]:
@@ -162,7 +176,7 @@ def _parse_host(scheme: str, text: str) -> tuple[str, int | None]:
 
 def _parse_options(scheme: str, query: str) -> Mapping[str, str]:
     options: dict[str, str] = {}
-    for name, value in urllib.parse.parse_qsl(query, keep_blank_values=True):
+    for name, value in urllib.parse.parse_qsl(query, keep_blank_values=True, errors="strict"):
         if name.lower() in _SECRET_OPTIONS:
             message = (
                 f"{scheme} URL: option {name!r} would put a secret into argv and logs: use a file or the environment"
@@ -202,4 +216,10 @@ def _factory(scheme: str) -> RegistryFactory:
     if scheme not in found:
         message = f"unknown registry {scheme}://: installed are {', '.join(sorted({*_BUILT_IN, *found}))}"
         raise ConfigurationError(message)
-    return cast("RegistryFactory", found[scheme].load())
+    point = found[scheme]
+    try:
+        return cast("RegistryFactory", point.load())
+    except (ImportError, AttributeError) as error:
+        raise ConfigurationError(
+            f"{scheme}:// is declared as {point.value}, which cannot be loaded: {error}"
+        ) from error

@@ -608,7 +608,7 @@ def test_watch_keeps_its_list_while_the_directory_cannot_be_read(
         ("local://tmp/instances", "three slashes"),
         ("local://", "names no directory"),
         ("local:///", "names no directory"),
-        ("local:///x%00y", "NUL"),
+        ("local:///x%00y", "control"),
         ("local:///x?poll_s=0", "positive"),
         ("local:///x?poll_s=nan", "positive"),
         ("local:///x?poll_s=often", "poll_s"),
