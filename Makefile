@@ -110,7 +110,7 @@ format: $(STAMP) ## apply ruff's fixes and formatting
 	@$(BIN)/ruff format $(CODE)
 
 bench: $(STAMP) servers ## the benchmarks; ratios, in one run
-	@for each in benchmarks/bench_*.py; do \
+	@for each in $(filter-out %/__init__.py,$(wildcard benchmarks/*.py)); do \
 		echo "== $$each"; $(BIN)/python -m benchmarks.$$(basename $$each .py) || exit 1; \
 	done
 

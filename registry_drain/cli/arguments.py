@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import argparse
 import math
+import os
+import sys
 from collections.abc import Callable
 from typing import NoReturn
 
 from registry_drain.errors import ConfigurationError
 
+_WIDEST_HELP = 120
 LONGEST_WAIT = 86_400.0
 """Seconds. Nobody waits longer than a day for one instance: it is a typing error, or milliseconds."""
 
@@ -22,7 +25,7 @@ class CommandParser(argparse.ArgumentParser):
             prog=program,
             description=description,
             epilog=epilog,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
+            formatter_class=_HelpFormatter,
             allow_abbrev=False,
         )
 
@@ -48,6 +51,23 @@ class CommandParser(argparse.ArgumentParser):
             metavar="S",
             help="keep trying for this many seconds in all (default: %(default)g)",
         )
+
+
+class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
+    """Asks the terminal for its width by itself: argparse's way imports every archive format of the library."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, width=min(_columns(), _WIDEST_HELP) - 2)
+
+
+def _columns() -> int:
+    given = os.environ.get("COLUMNS", "")
+    if given.isdigit():
+        return int(given)
+    try:
+        return os.get_terminal_size(sys.stdout.fileno()).columns
+    except (AttributeError, OSError, ValueError):  # closed, or no terminal
+        return 80
 
 
 def positive_seconds(text: str) -> float:

@@ -7,7 +7,6 @@ error. Standard output that is closed or full never makes a traceback.
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from collections.abc import Mapping
@@ -49,6 +48,8 @@ class Output:
 
     def document(self, document: Mapping[str, object]) -> None:
         """Write the JSON object, in one line."""
+        import json  # here, because the help does without, and it costs as much as the arguments do
+
         # ASCII, so that no locale and no terminal can spoil it.
         self.write(json.dumps(document) + "\n")
 

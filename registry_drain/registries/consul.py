@@ -1,9 +1,13 @@
 """The Consul backend: instances are services of the local agent, kept alive by a TTL check.
 
-- :mod:`registry_drain.registries.consul_http`: the hardened client
+- :mod:`registry_drain.registries.consul_http`: the hardened client, on
+  :mod:`~registry_drain.registries.consul_connection` (deadlines, aborting) and
+  :mod:`~registry_drain.registries.consul_native` (the library's own API)
 - :mod:`registry_drain.registries.consul_token`: where the token comes from
 - :mod:`registry_drain.registries.consul_catalog`: reading, and what an empty list proves
-- :mod:`registry_drain.registries.consul_registration`: one's own instance
+- :mod:`registry_drain.registries.consul_registration`: one's own instance, with
+  :mod:`~registry_drain.registries.consul_own` (its names and payload) and
+  :mod:`~registry_drain.registries.consul_heartbeat`
 - :mod:`registry_drain.registries.consul_removal`: somebody else's
 - :mod:`registry_drain.registries.consul_watch`: following a service
 
@@ -28,7 +32,8 @@ from registry_drain.registries.consul_catalog import (
     require_sight,
 )
 from registry_drain.registries.consul_http import ConsulAddress, ConsulClient
-from registry_drain.registries.consul_registration import ConsulRegistration, Lifetimes
+from registry_drain.registries.consul_own import Lifetimes
+from registry_drain.registries.consul_registration import ConsulRegistration
 from registry_drain.registries.consul_removal import ConsulRemoval
 from registry_drain.registries.consul_retry import persistently
 from registry_drain.registries.consul_token import TokenSource

@@ -14,8 +14,7 @@ that is bound to a deadline. What the plain libraries do, and this does not:
 - leak ``requests`` exceptions: they are translated here, once.
 
 Rules: a client belongs to one owner (a registration's writes, a watch, ...), because :meth:`ConsulClient.abort` cuts
-off whatever its threads wait for, for good. The lock guards the state only. A pool belongs to one process: a forked
-child opens its own, so that two processes never share a connection.
+off whatever its threads wait for, for good.
 
 One limit: a host *name* is looked up by the system's resolver, which takes no deadline. Consul agents are addressed by
 IP (usually 127.0.0.1), where no look-up happens.
@@ -24,24 +23,15 @@ IP (usually 127.0.0.1), where no look-up happens.
 from __future__ import annotations
 
 import json
-import os
 import re
-import socket
 import ssl
-import threading
 import urllib.parse
-import weakref
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar
+from typing import Any
 
-import consul
 import requests
 import urllib3
-from consul import base
-from requests.adapters import HTTPAdapter
-from urllib3.connection import HTTPConnection, HTTPSConnection
 
 from registry_drain.clock import Deadline
 from registry_drain.errors import (
@@ -51,6 +41,8 @@ from registry_drain.errors import (
     RegistryTimeoutError,
     RegistryUnavailableError,
 )
+from registry_drain.registries.consul_connection import Connections
+from registry_drain.registries.consul_native import NativeAPI
 from registry_drain.registries.consul_token import TokenSource
 from registry_drain.registries.url import host_text
 
@@ -58,8 +50,6 @@ _HEADERS = {"User-Agent": "registry-drain", "Accept": "application/json"}
 _UNKNOWN_ID = re.compile(r"^(Unknown (service|check)\b|CheckID .* does not have associated TTL)")
 _REFUSED = re.compile(r"Permission denied|ACL not found", re.IGNORECASE)
 _MAX_BODY_IN_MESSAGE = 200
-_BLOCKING_SLACK = 1 / 16
-"""Consul adds up to a sixteenth of ``wait`` as jitter: developer.hashicorp.com/consul/api-docs/features/blocking."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,90 +91,21 @@ class Answer:
     data: Any = field(repr=False)
 
 
-class _CallsOfThread(threading.local):
-    """What the request of the current thread belongs to: urllib3 has no way to pass it down to a new connection."""
-
-    client: ConsulClient | None = None
-    deadline: Deadline | None = None
-
-    def limit(self, sock: socket.socket) -> None:
-        # A read time limit counts anew with every byte that arrives; the deadline does not.
-        if self.deadline is not None:
-            remaining = self.deadline.remaining()
-            if remaining <= 0:
-                raise TimeoutError("the deadline came before the whole answer")
-            sock.settimeout(remaining)
-
-
-_calls = _CallsOfThread()
-
-
-class _BoundedSocket(socket.socket):
-    __slots__ = ()
-
-    def recv_into(self, *args: Any) -> int:
-        _calls.limit(self)
-        return super().recv_into(*args)
-
-
-class _BoundedTLSSocket(ssl.SSLSocket):
-    def recv_into(self, *args: Any) -> int:
-        _calls.limit(self)
-        return super().recv_into(*args)
-
-
-class _Connection(HTTPConnection):
-    def connect(self) -> None:
-        super().connect()
-        # By class, not by wrapper: everything that holds the socket already keeps a real one.
-        self.sock.__class__ = _BoundedSocket
-        _opened(self)
-
-
-class _TLSConnection(HTTPSConnection):
-    def connect(self) -> None:
-        super().connect()
-        self.sock.__class__ = _BoundedTLSSocket
-        _opened(self)
-
-
-def _opened(connection: HTTPConnection) -> None:
-    if _calls.client is not None:
-        _calls.client.track(connection)
-
-
-class _Pool(urllib3.HTTPConnectionPool):
-    ConnectionCls = _Connection
-
-
-class _TLSPool(urllib3.HTTPSConnectionPool):
-    ConnectionCls = _TLSConnection
-
-
-class _Adapter(HTTPAdapter):
-    def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
-        super().init_poolmanager(*args, **kwargs)
-        self.poolmanager.pool_classes_by_scheme = {"http": _Pool, "https": _TLSPool}
-
-
 class ConsulClient:
     """The connections of one owner to one agent. Thread-safe; connects when first used."""
 
     def __init__(self, address: ConsulAddress) -> None:
         """Make a client; sends nothing."""
         self.address = address
-        self._lock = threading.Lock()
-        self._adapters: dict[int, _Adapter] = {}  # by process id
-        self._connections: weakref.WeakSet[HTTPConnection] = weakref.WeakSet()
-        self._is_aborted = False
+        self._connections = Connections()
 
     def __repr__(self) -> str:
         """Show where it connects to; never the token."""
-        return f"<ConsulClient {self.address.url}{' aborted' if self._is_aborted else ''}>"
+        return f"<ConsulClient {self.address.url}{' aborted' if self._connections.is_aborted else ''}>"
 
     def native(self, deadline: Deadline) -> NativeAPI:
         """Return the library's own API; its calls end by ``deadline`` and raise errors of our tree."""
-        return NativeAPI(_Transport(self, deadline), self.address)
+        return NativeAPI(self, deadline)
 
     def call(
         self,
@@ -254,7 +175,7 @@ class ConsulClient:
             data=data,
         ).prepare()
         try:
-            with self._request(bounded) as adapter:
+            with self._connections.call(bounded) as adapter:
                 response = adapter.send(
                     request, timeout=(seconds, seconds), verify=address.verify, cert=address.cert, proxies={}
                 )
@@ -276,116 +197,11 @@ class ConsulClient:
 
         What the agent has received already may still take effect. Idempotent.
         """
-        with self._lock:
-            self._is_aborted = True
-            connections = list(self._connections)
-        for connection in connections:
-            _cut(connection)
-        self.close()
+        self._connections.abort()
 
     def close(self) -> None:
         """Close idle connections. Calls after this open new ones. Idempotent."""
-        with self._lock:
-            adapter = self._adapters.pop(os.getpid(), None)
-        if adapter is not None:
-            adapter.close()
-
-    def track(self, connection: HTTPConnection) -> None:
-        """Remember a connection that was just opened, so that ``abort`` can cut it."""
-        with self._lock:
-            self._connections.add(connection)
-            if not self._is_aborted:
-                return
-        connection.close()
-        raise ConnectionAbortedError("the client was closed while it connected")
-
-    @contextmanager
-    def _request(self, deadline: Deadline) -> Iterator[_Adapter]:
-        with self._lock:
-            if self._is_aborted:
-                raise ConnectionAbortedError("the client is closed")
-            adapter = self._adapters.get(os.getpid())
-            if adapter is None:
-                adapter = self._adapters[os.getpid()] = _Adapter(max_retries=0)
-        _calls.client, _calls.deadline = self, deadline
-        try:
-            yield adapter
-        finally:
-            _calls.client = _calls.deadline = None
-
-
-class _Transport(base.HTTPClient):  # type: ignore[misc]  # the library has no annotations
-    """The library's hook: one deadline's view of a :class:`ConsulClient`."""
-
-    def __init__(self, client: ConsulClient, deadline: Deadline) -> None:
-        # Without the base's __init__: it would only compose an address, and that without brackets for IPv6.
-        self._client = client
-        self._deadline = deadline
-        self.base_uri = ""
-
-    def _send(self, method: str, callback: Callable[[Any], Any], path: str, params: Any, data: Any = None) -> Any:
-        # A list of pairs from python-consul and py-consul, a dict from older callers. The token is ours to send.
-        query = [(name, value) for name, value in dict(params or ()).items() if name != "token"]
-        timeout = self._client.address.timeout
-        values = dict(query)
-        if "index" in values:
-            timeout += float(str(values.get("wait", "300s")).removesuffix("s")) * (1 + _BLOCKING_SLACK)
-        body = data.encode() if isinstance(data, str) else data
-        status, headers, text = self._client.send(
-            method, self.uri(path, query), body or None, self._deadline, timeout, frozenset()
-        )
-        # The libraries read this header unconditionally in places where Consul does not send it.
-        safe_headers = {"X-Consul-Index": "0", **_canonical(headers)}
-        try:
-            return callback(base.Response(status, safe_headers, text))
-        except (consul.ConsulException, ValueError, LookupError, TypeError) as error:
-            message = f"{self._client.address.url}: {method} {path}: the answer cannot be read: {error!r}"
-            raise RegistryDataError(message) from error
-
-    def get(
-        self, callback: Callable[[Any], Any], path: str, params: Any = None, headers: Any = None, raw: Any = None
-    ) -> Any:
-        del headers, raw  # py-consul's: its headers hold the token that the transport sends anyway
-        return self._send("GET", callback, path, params)
-
-    def put(
-        self, callback: Callable[[Any], Any], path: str, params: Any = None, data: Any = "", headers: Any = None
-    ) -> Any:
-        del headers
-        return self._send("PUT", callback, path, params, data)
-
-    def delete(
-        self, callback: Callable[[Any], Any], path: str, params: Any = None, data: Any = "", headers: Any = None
-    ) -> Any:
-        del headers
-        return self._send("DELETE", callback, path, params, data)
-
-    def post(
-        self, callback: Callable[[Any], Any], path: str, params: Any = None, data: Any = "", headers: Any = None
-    ) -> Any:
-        del headers
-        return self._send("POST", callback, path, params, data)
-
-    def close(self) -> None:
-        """Do nothing: the connections are the client's."""
-
-
-class NativeAPI(base.Consul):  # type: ignore[misc]  # the library has no annotations
-    """The library's API over our transport, with the nouns that the backend uses: ``agent`` and ``health``."""
-
-    # python-consul nests these classes in Consul, py-consul has them in modules of their own.
-    _AGENT: ClassVar[Any] = getattr(base.Consul, "Agent", None) or base.Agent
-    _HEALTH: ClassVar[Any] = getattr(base.Consul, "Health", None) or base.Health
-
-    def __init__(self, transport: _Transport, address: ConsulAddress) -> None:
-        # Without the base's __init__, which lets the environment override its arguments.
-        self.http = transport
-        self.token = None
-        self.scheme = address.scheme
-        self.dc = address.dc or None
-        self.consistency = "default"
-        self.agent: Any = self._AGENT(self)
-        self.health: Any = self._HEALTH(self)
+        self._connections.close()
 
 
 def _checked(where: str, status: int, text: str, accept: frozenset[int]) -> int:
@@ -406,10 +222,6 @@ def _checked(where: str, status: int, text: str, accept: frozenset[int]) -> int:
     raise RegistryError(f"{where}: HTTP {status}: {line}")
 
 
-def _canonical(headers: Mapping[str, str]) -> dict[str, str]:
-    return {"X-Consul-Index" if name.lower() == "x-consul-index" else name: value for name, value in headers.items()}
-
-
 def _reason(error: Exception) -> str:
     """Return the innermost reason in one line, without the library's wrapping."""
     cause: BaseException = error
@@ -425,13 +237,3 @@ def _reason(error: Exception) -> str:
         return f"{cause.strerror}: is the Consul agent running there?"
     # urllib3 begins some messages with "<urllib3.connection... object at 0x...>: ".
     return re.sub(r"^<?\w*(HTTPS?)?Connection.*?(at 0x\w+>|\)): ", "", " ".join(str(cause).split())) or repr(cause)
-
-
-def _cut(connection: HTTPConnection) -> None:
-    sock = connection.sock
-    if sock is not None:
-        try:
-            # Of the plain socket, also under TLS: the reader must see the end of the stream, not half a close-notify.
-            socket.socket.shutdown(sock, socket.SHUT_RDWR)
-        except OSError:
-            return  # it has ended by itself

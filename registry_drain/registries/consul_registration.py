@@ -32,10 +32,8 @@ from __future__ import annotations
 import logging
 import os
 import threading
-import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 from registry_drain.clock import Clock, Deadline
 from registry_drain.errors import (
@@ -47,49 +45,15 @@ from registry_drain.errors import (
 )
 from registry_drain.instance import ServiceInstance
 from registry_drain.registries.base import Removal, RemovalOutcome
-from registry_drain.registries.consul_catalog import (
-    ID_KEY,
-    INCARNATION_KEY,
-    REGISTERED_AT_KEY,
-    Listed,
-    read_service,
-    require_sight,
-)
+from registry_drain.registries.consul_catalog import Listed, require_sight
+from registry_drain.registries.consul_heartbeat import Heartbeat
 from registry_drain.registries.consul_http import ConsulAddress, ConsulClient
+from registry_drain.registries.consul_own import Lifetimes, OwnEntry
 from registry_drain.registries.consul_retry import persistently
 
 _log = logging.getLogger(__name__)
 
-LONGEST_HEARTBEAT_PAUSE = 3.0
-"""Seconds. A third of the TTL would do for the check; this is how soon a restarted agent is told of us again."""
-RECOVERY_PAUSE = 1.0
-"""Seconds between attempts while the agent does not answer: it is on this host, asking costs nothing."""
 _FIRST_LOOK, _LONGEST_LOOK = 0.01, 0.25
-
-
-@dataclass(frozen=True, slots=True)
-class Lifetimes:
-    """How long an instance outlives its process, in seconds.
-
-    Attributes:
-        ttl: without a heartbeat for this long the check is critical, and callers stop seeing the instance.
-        deregister_after: critical for this long, and the agent removes it (Consul: 60 at least, looked at every 30).
-    """
-
-    ttl: float
-    deregister_after: float
-
-    @property
-    def heartbeat_pause(self) -> float:
-        """Seconds between heartbeats: two may be lost before the check notices."""
-        return min(self.ttl / 3, LONGEST_HEARTBEAT_PAUSE)
-
-    def __str__(self) -> str:
-        """Say what becomes of an instance that nobody removes."""
-        return (
-            f"what is left leaves the callers' lists within {self.ttl:g} s, and its agent removes it about "
-            f"{self.deregister_after:g} to {self.deregister_after + 30:g} s later"
-        )
 
 
 class _StillListedError(RegistryUnavailableError):
@@ -109,11 +73,7 @@ class ConsulRegistration:
         self._instance = instance
         self._lifetimes = lifetimes
         self._clock = clock
-        self._incarnation = uuid.uuid4().hex
-        self._consul_id = f"{instance.id}~{self._incarnation[:16]}"
-        # Not Consul's default "service:<id>": a check by this name can only ever be ours.
-        self._check_id = f"registry-drain-{self._incarnation}"
-        self._registered_at = clock.unix_time()
+        self._own = OwnEntry(instance, lifetimes, clock.unix_time())
         self._pid = os.getpid()
         self._writer = ConsulClient(address)
         self._reader = ConsulClient(address)
@@ -125,14 +85,12 @@ class ConsulRegistration:
         self._is_registered = False
         self._registered_with: str | None = None  # the token the agent keeps for us
         self._seen_with: str | None = None  # a token that could see us in a consistent read
-        self._heartbeat: threading.Thread | None = None
+        self._heartbeat: Heartbeat | None = None
         self._removal: Removal | None = None
-        self._trouble = ""  # what the heartbeat last failed with, to log changes only
 
         self._stop = threading.Event()
         self._quiet = threading.Event()  # no write is under way
         self._quiet.set()
-        self._heartbeat_ended = threading.Event()
 
     @property
     def instance(self) -> ServiceInstance:
@@ -148,7 +106,7 @@ class ConsulRegistration:
     @property
     def consul_id(self) -> str:
         """The id of the Consul service: what Consul's own tools call the instance."""
-        return self._consul_id
+        return self._own.consul_id
 
     def __repr__(self) -> str:
         """Show instance, registry and state."""
@@ -172,12 +130,13 @@ class ConsulRegistration:
         with self._lock:
             if self._is_registered and not self._is_fenced:
                 return
+        began_at = self._clock.now()
         try:
             with self._writing():
                 with self._lock:
                     self._may_be_listed = True
                 self._put(deadline)
-            self._await_listed(deadline.capped(self._lifetimes.ttl / 2))
+            self._await_listed(deadline)
         except RegistryDrainError as error:
             if self._stop.is_set() and not isinstance(error, LiveOwnerError):
                 raise self._fenced_error() from error
@@ -187,36 +146,17 @@ class ConsulRegistration:
                 raise self._fenced_error()
             self._is_registered = True
             if self._heartbeat is None:
-                self._heartbeat = threading.Thread(
-                    target=self._run, name=f"registry-drain-consul-heartbeat-{self._instance.id}", daemon=True
-                )
-                self._heartbeat.start()
+                pause = self._lifetimes.heartbeat_pause
+                subject = f"{self._instance} at {self._address.url}"
+                self._heartbeat = Heartbeat(subject, self._renew, pause, self._stop, self._clock)
+                # The TTL runs since the request, however long the servers took to list us.
+                self._heartbeat.start(max(pause - (self._clock.now() - began_at), 0.0))
 
     def _put(self, deadline: Deadline) -> None:
         token = self._address.tokens.current()
-        body = {
-            "ID": self._consul_id,
-            "Name": self._instance.service,
-            "Address": self._instance.address,
-            "Port": self._instance.port,
-            "Tags": list(self._instance.tags),
-            "Meta": {
-                **self._instance.metadata,
-                ID_KEY: self._instance.id,
-                INCARNATION_KEY: self._incarnation,
-                REGISTERED_AT_KEY: f"{self._registered_at:.3f}",
-            },
-            "Check": {
-                "CheckID": self._check_id,
-                "Name": "registry-drain heartbeat",
-                "TTL": f"{self._lifetimes.ttl:g}s",
-                # A check starts critical, and callers would not see the instance until the first heartbeat.
-                "Status": "passing",
-                "DeregisterCriticalServiceAfter": f"{self._lifetimes.deregister_after:g}s",
-            },
-        }
         # The parameter also ends maintenance mode, which would outlive the process that was put into it.
         params = {"replace-existing-checks": "true"}
+        body = self._own.payload()
         self._writer.call("PUT", "agent", "service", "register", deadline=deadline, params=params, body=body)
         with self._lock:
             self._registered_with = token
@@ -227,7 +167,7 @@ class ConsulRegistration:
         taken_over: set[str] = set()
         while not self._stop.is_set():
             listed = self._read(deadline)
-            mine = self._mine(listed)
+            mine = self._own.find(listed)
             if mine is not None:
                 old = {each.consul_id for each in listed if each.node == mine.node and each is not mine} - taken_over
                 if not old:
@@ -262,66 +202,27 @@ class ConsulRegistration:
 
     # --- renewing -----------------------------------------------------------------------------------------------------
 
-    def _run(self) -> None:
-        pause = self._lifetimes.heartbeat_pause
-        try:
-            while not self._clock.wait(self._stop, pause):
-                pause = self._lifetimes.heartbeat_pause
-                try:
-                    self._renew()
-                except LiveOwnerError:
-                    return  # fenced
-                except RegistryDrainError as error:
-                    self._note(f"heartbeat failed, trying again: {error}")
-                    pause = min(pause, RECOVERY_PAUSE)
-                except Exception:  # noqa: BLE001 -- see below
-                    # A heartbeat that dies silently takes the instance out of the cluster.
-                    _log.exception("%r: unexpected in a heartbeat; it goes on", self)
-        finally:
-            self._heartbeat_ended.set()
-
-    def _renew(self) -> None:
+    def _renew(self) -> str:
+        """Beat once. See :class:`Heartbeat` for what is returned and raised."""
         deadline = Deadline.after(self._address.timeout, self._clock)
-        with self._lock:
-            is_rotated = self._registered_with != self._address.tokens.current()
         with self._writing():
-            if is_rotated:
+            is_known = self._writer.native(deadline).agent.check.ttl_pass(self._own.check_id)
+            with self._lock:
+                is_rotated = self._registered_with != self._address.tokens.current()
+            if is_known and is_rotated:
                 self._put(deadline)
-                is_known = True
-            else:
-                is_known = self._writer.native(deadline).agent.check.ttl_pass(self._check_id)
         if is_known:
-            self._note("")
-            return
+            return ""
         with self._lock:
             self._is_registered = False
-        if successor := self._successor_on_agent(deadline):
-            self._note(f"its successor {successor} is registered: this one gives way")
-            return
+        if successor := self._own.rival_on_agent(self._writer, deadline):
+            return f"its successor {successor} is registered: this one gives way"
         with self._writing():
             self._put(deadline)
             with self._lock:
                 self._is_registered = not self._is_fenced
-        self._note("")
         _log.warning("%s: %s had lost it, registered again", self._instance, self._address.url)
-
-    def _successor_on_agent(self, deadline: Deadline) -> str:
-        """Return the Consul id of another incarnation on this very agent: it answers without the servers."""
-        params = self._narrowed(self._same_id("Meta"))
-        found = self._writer.call("GET", "agent", "services", deadline=deadline, params=params).data
-        for consul_id, service in found.items() if isinstance(found, dict) else ():
-            meta = (service.get("Meta") or {}) if isinstance(service, dict) else {}
-            if service.get("Service") == self._instance.service and meta.get(ID_KEY) == self._instance.id:
-                return str(consul_id)
         return ""
-
-    def _note(self, trouble: str) -> None:
-        with self._lock:
-            before, self._trouble = self._trouble, trouble
-        if trouble and not before:
-            _log.warning("%s at %s: %s", self._instance, self._address.url, trouble)
-        elif before and not trouble:
-            _log.info("%s at %s: heartbeat works again", self._instance, self._address.url)
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
@@ -360,8 +261,8 @@ class ConsulRegistration:
         deadline.capped(deadline.remaining() / 2).wait(self._quiet)
         self._writer.abort()
         deadline.wait(self._quiet)
-        if heartbeat is not None and deadline.wait(self._heartbeat_ended):
-            heartbeat.join()
+        if heartbeat is not None:
+            heartbeat.join(deadline)
 
     def on_shutdown(self, deadline: Deadline) -> Removal:
         """Fence, remove this incarnation, and read the catalog back. See the module's theory.
@@ -411,22 +312,22 @@ class ConsulRegistration:
             self._seen_with = None
             self._read(deadline)
         # False is an id that the agent does not know (any more): what the catalog says is what counts.
-        self._reader.native(deadline).agent.service.deregister(self._consul_id)
+        self._reader.native(deadline).agent.service.deregister(self._own.consul_id)
         listed = self._read(deadline)
-        if self._is_listed(listed):
+        if self._own.find(listed):
             listed = self._remove_from_catalog(listed, deadline)
         return self._verdict(listed, token, attempts, deadline)
 
     def _remove_from_catalog(self, listed: list[Listed], deadline: Deadline) -> list[Listed]:
         """Remove what the agent could not: it does not own it, or syncs it with a token that was revoked since."""
         for each in listed:
-            if each.incarnation == self._incarnation:
+            if each.incarnation == self._own.incarnation:
                 body = {"Node": each.node, "ServiceID": each.consul_id}
                 if self._address.dc:
                     body["Datacenter"] = self._address.dc
                 self._reader.call("PUT", "catalog", "deregister", deadline=deadline, body=body)
         listed = self._read(deadline)
-        if self._is_listed(listed):
+        if self._own.find(listed):
             message = f"{self._address.url}: {self._instance} was deregistered and is still listed"
             raise _StillListedError(message)
         return listed
@@ -445,7 +346,7 @@ class ConsulRegistration:
             except PermissionRefusedError as error:
                 return self._result(RemovalOutcome.UNVERIFIABLE, str(error), attempts)
             confirmed_at = self._clock.now()
-        detail = f"not listed by a consistent read ({self._consul_id})"
+        detail = f"not listed by a consistent read ({self._own.consul_id})"
         return self._result(RemovalOutcome.CONFIRMED, detail, attempts, confirmed_at)
 
     # --- reading ------------------------------------------------------------------------------------------------------
@@ -453,26 +354,10 @@ class ConsulRegistration:
     def _read(self, deadline: Deadline) -> list[Listed]:
         """Return what a consistent read lists of this instance id; remember whether our token could see us."""
         token = self._address.tokens.current()
-        params = self._narrowed(f'Service.ID == "{self._consul_id}" or {self._same_id("Service.Meta")}')
-        found = read_service(self._reader, self._instance.service, deadline, params)
-        listed = [each for each in found if each.consul_id == self._consul_id or each.instance_id == self._instance.id]
-        if self._mine(listed) is not None:
+        listed = self._own.read(self._reader, deadline)
+        if self._own.find(listed) is not None:
             self._seen_with = token
         return listed
-
-    def _narrowed(self, expression: str) -> dict[str, str]:
-        # An optimisation, and the callers look again: a service may have thousands of instances. Consul's expressions
-        # have no escape for a quote inside a string (1.8 answers 500), so an id that holds one goes without.
-        return {} if '"' in self._instance.id else {"filter": expression}
-
-    def _same_id(self, meta: str) -> str:
-        return f'{meta}["{ID_KEY}"] == "{self._instance.id}"'
-
-    def _mine(self, listed: list[Listed]) -> Listed | None:
-        return next((each for each in listed if each.consul_id == self._consul_id), None)
-
-    def _is_listed(self, listed: list[Listed]) -> bool:
-        return any(each.incarnation == self._incarnation for each in listed)
 
     def _result(
         self, outcome: RemovalOutcome, detail: str = "", attempts: int = 0, confirmed_at: float | None = None

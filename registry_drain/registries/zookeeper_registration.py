@@ -81,6 +81,7 @@ class ZooKeeperRegistration:
         self._request: _Request | None = None
         self._holder: ZooKeeperSession | None = None
         self._is_kept = False
+        self._is_busy = False
         self._is_fenced = False
         self._remover: threading.Event | None = None
         self._removal: Removal | None = None
@@ -143,13 +144,19 @@ class ZooKeeperRegistration:
 
     def fence(self, deadline: Deadline) -> None:
         """Stop the worker and join it; the node stays. See rule 1."""
+        worker, _ = self._raise_fence()
+        if worker is not None and deadline.wait(self._worker_ended):
+            worker.join()  # it has nothing left to do but return
+
+    def _raise_fence(self) -> tuple[threading.Thread | None, bool]:
+        """Forbid every further write; return the worker, and whether it is inside an attempt."""
         with self._lock:
             self._is_fenced = True
             worker = self._worker if self._process_id == os.getpid() else None
+            is_busy = self._is_busy
         self._cancellation.cancel()
         self._wake.set()
-        if worker is not None and deadline.wait(self._worker_ended):
-            worker.join()  # it has nothing left to do but return
+        return worker, is_busy
 
     # --- the worker ---------------------------------------------------------------------------------------------------
 
@@ -167,10 +174,13 @@ class ZooKeeperRegistration:
 
     def _serve(self) -> None:
         failures = 0
-        while not self._is_fenced:
+        while True:
             self._wake.clear()
             with self._lock:
+                if self._is_fenced:
+                    return
                 request, is_kept = self._request, self._is_kept
+                self._is_busy = request is not None or is_kept
             error = None
             if request is not None:
                 # Our answer must reach whoever waits for it inside the same deadline.
@@ -181,6 +191,8 @@ class ZooKeeperRegistration:
             elif is_kept:
                 error = self._attempt(Deadline.after(self._settings.call_timeout, self._clock))
                 self._tell(error, failures)
+            with self._lock:
+                self._is_busy = False
             failures = failures + 1 if error is not None and self._is_kept else 0
             self._clock.wait(self._wake, None if error is None or not failures else self._pause(error, failures))
 
@@ -242,6 +254,11 @@ class ZooKeeperRegistration:
 
     def on_shutdown(self, deadline: Deadline) -> Removal:
         """Fence, end our sessions, and prove by another one that our node is gone. See rules 2 and 4."""
+        _, is_busy = self._raise_fence()
+        if not is_busy and self._process_id == os.getpid():
+            # Nothing can write any more. The goodbye is on its way while the worker is being joined.
+            for session in self._node.sessions:
+                session.say_goodbye()
         self.fence(deadline)
         while True:
             with self._lock:
@@ -261,6 +278,8 @@ class ZooKeeperRegistration:
             with self._lock:
                 self._removal, self._remover = removal, None
             mine.set()
+            for session in self._node.sessions:
+                session.begin_end()
         return removal
 
     def _remove(self, deadline: Deadline) -> Removal:
@@ -270,8 +289,6 @@ class ZooKeeperRegistration:
             return self._result(RemovalOutcome.NOT_REGISTERED, detail)
         sessions = self._node.sessions
         if not self._node.was_written:
-            for session in sessions:
-                session.begin_end()
             return self._result(RemovalOutcome.NOT_REGISTERED)
         attempts = 0
         try:

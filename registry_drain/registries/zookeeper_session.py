@@ -25,6 +25,7 @@ without a limit. Locks guard the fields only.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import threading
@@ -44,6 +45,7 @@ from kazoo.exceptions import (
     NotEmptyError,
 )
 from kazoo.handlers.threading import KazooTimeoutError
+from kazoo.protocol.serialization import CloseInstance
 from kazoo.protocol.states import KazooState, KeeperState
 
 from registry_drain.clock import Clock, Deadline
@@ -60,8 +62,8 @@ log = logging.getLogger(__name__)
 ANSWERS = (NoNodeError, NodeExistsError, BadVersionError, NotEmptyError)
 """What a healthy ZooKeeper may answer, and the callers here handle; everything else is translated."""
 
-_MOST_OUTSTANDING = 128
-"""Requests; see rule 2. Two rounds of them (one lost with a connection, one new) stay below 278."""
+_MOST_OUTSTANDING = 64
+"""Requests; see rule 2. Two rounds (one lost with a connection, one new) stay below 278, even of two sends each."""
 
 # max_tries -1: an outage may last. The delays are measured: kazoo's own let a session that comes back wait for 15 to
 # 20 s more after an outage of a minute, these less than one.
@@ -123,6 +125,8 @@ class ZooKeeperSession:
         self._is_dead = False
         self._is_refused = False
         self._is_ending = False
+        self._is_goodbye_said = False
+        self._is_let_go = False
         self._outstanding = 0
         self._epoch = 0
         self._waiters: set[threading.Event] = set()
@@ -242,7 +246,10 @@ class ZooKeeperSession:
         try:
             results.extend(request(self._client) for request in requests)
             with cancellation.hook(abort):
-                return [self._answer(result, deadline.capped(self._settings.call_timeout)) for result in results]
+                limit = deadline.capped(self._settings.call_timeout)
+                # The last one first: answers come in order, so that it is the only one that is really waited for.
+                answers = [self._answer(result, limit) for result in reversed(results)]
+                return answers[::-1]
         finally:
             # What was not answered keeps its place until it is, or until the next connection; rule 2.
             late = [result for result in results if not result.ready()]
@@ -324,16 +331,48 @@ class ZooKeeperSession:
     # --- the end ------------------------------------------------------------------------------------------------------
 
     def begin_end(self) -> None:
-        """Say goodbye and drop whatever is queued, in a thread of its own. Returns at once; idempotent."""
+        """Say goodbye, drop whatever is queued, and let go of kazoo's threads and sockets. Returns at once; idempotent.
+
+        Letting go may block for long, and so has a thread of its own.
+        """
+        self._say_goodbye(only_if_connected=False)
         with self._lock:
-            if self._is_ending or self._process_id != os.getpid():
+            if self._is_let_go or self._process_id != os.getpid():
+                return
+            self._is_let_go = True
+        threading.Thread(target=self._let_go, name="registry-drain-zookeeper-close", daemon=True).start()
+
+    def say_goodbye(self) -> None:
+        """Send the goodbye if the session is connected, and do nothing else: :meth:`begin_end` must follow some time.
+
+        For whoever counts milliseconds: ending kazoo's three threads, and starting the one that does, takes longer than
+        ZooKeeper takes to end the session.
+        """
+        self._say_goodbye(only_if_connected=True)
+
+    def _say_goodbye(self, *, only_if_connected: bool) -> None:
+        with self._lock:
+            is_late = self._is_ending or self._process_id != os.getpid()
+            if is_late or (only_if_connected and self._phase is not SessionPhase.CONNECTED):
                 return
             self._is_ending = True
-        threading.Thread(target=self._stop_client, name="registry-drain-zookeeper-close", daemon=True).start()
+        # The first half of kazoo's stop(), which never blocks. These are its internals, the same since 1.0; should they
+        # be gone one day, the thread of begin_end() calls stop() instead, and only the milliseconds are lost.
+        client = self._client
+        with contextlib.suppress(AttributeError, OSError):
+            connection, queue, is_stopped = client._connection, client._queue, client._stopped  # noqa: SLF001
+            if callable(client._safe_close):  # noqa: SLF001
+                is_stopped.set()
+                self._is_goodbye_said = True
+                queue.append((CloseInstance, None))
+                connection._write_sock.send(b"\0")  # noqa: SLF001
 
-    def _stop_client(self) -> None:
+    def _let_go(self) -> None:
         try:
-            self._client.stop()
+            if self._is_goodbye_said:
+                self._client._safe_close()  # noqa: SLF001 -- the second half of stop()
+            else:
+                self._client.stop()
             self._client.close()
         except Exception:
             # Whatever kazoo trips over, the session's time-out ends what we could not.
@@ -354,6 +393,8 @@ class ZooKeeperSession:
     def end(self, deadline: Deadline) -> None:
         """End the session and return when the server is known to have ended it, and removed its nodes. Idempotent.
 
+        :meth:`begin_end` must follow, whatever comes of it.
+
         Raises:
             RegistryUnavailableError: that is not known by the deadline, or not yet. Retryable: a further call resumes
                 the session and tries again.
@@ -366,7 +407,11 @@ class ZooKeeperSession:
                 self.wait_connected(deadline)
             except RegistryError as error:
                 log.debug("ending %r without a connection: %s", self, error)
-        self.begin_end()
+        self.say_goodbye()
+        with self._lock:
+            is_under_way = self._is_goodbye_said and self._phase in {SessionPhase.CONNECTED, SessionPhase.OVER}
+        if not is_under_way:
+            self.begin_end()
         if not deadline.wait(self._over):
             raise RegistryTimeoutError(f"{self._settings.url}: closing the session was not answered in time")
         if self.is_dead:
@@ -411,7 +456,12 @@ def _kazoo_log() -> logging.Logger:
 
 def read_stat(session: ZooKeeperSession, path: str, deadline: Deadline) -> Any:
     """Return a node's stat by a consistent read, or None: one round trip, and every earlier write counts."""
-    _, stat = session.call(
-        lambda client: client.sync_async(path), lambda client: client.exists_async(path), deadline=deadline
-    )
+
+    def synced(client: Any) -> Any:
+        # Its answer is not waited for, because kazoo brings it through one more thread. The server answers in order:
+        # when the read is answered, the sync was, and what loses one loses both.
+        client.sync_async(path)
+        return client.exists_async(path)
+
+    [stat] = session.call(synced, deadline=deadline)
     return stat

@@ -1,32 +1,28 @@
 """The open connections of a server that blocks one thread per connection, and how they are closed politely.
 
-Theory of operation: a connection is *idle* while its serving thread sleeps in a read at a message boundary, and busy
-otherwise. Idle ones stand in one dict. Whoever takes a connection out of it owns what happens next: the serving thread,
-because a message has come, or the drain, because it closes the connection. Removal from a dict is atomic, so a request
-costs no lock, no extra system call and no wake-up pipe, and the drain looks at the idle connections only.
+Theory of operation: a serving thread notes how many bytes it has been given (``received``) and how many of them belong
+to messages that have been answered (``boundary``). While the two are equal and it sleeps in a read (``is_waiting``),
+the connection is *idle*; otherwise it is busy. That is all a request costs: some attributes of the connection, written by
+its own thread; no lock, no system call, no wake-up pipe. Whoever asks adds the connections up.
 
-An idle connection is closed when it is *quiet*. The kernel says so itself (``TCP_INFO``, ``tcp(7)``): nothing has
-arrived for ``idle_quiet`` seconds, and of all the bytes that ever arrived the serving thread has seen every one. (It
-may be on its way back from ``recv``, waiting for the interpreter lock, with a request in its hands; only the count of
-bytes shows that.) Then comes our FIN; within microseconds, so the window in which a request can still cross it is the
-network's and not ours. A client that sends all the same reads an end of file and not a reset, for what it sends is read
-and thrown away for ``linger`` seconds, and ``shutdown(SHUT_RD)`` then wakes the serving thread, which leaves like after
-any client's departure. A busy connection is half-closed by its own thread, right behind the answer.
-
-==============  =======================================  ============================================================
-state           is in                                    is left by
-==============  =======================================  ============================================================
-busy            ``_open``                                its thread: back to the boundary, behind the answer, or gone
-idle            ``_open``, ``_idle``                     whoever takes it out of ``_idle``
-half-closed     ``_open``, ``_half_closed``              its thread, at the client's FIN or woken when lingering ends
-==============  =======================================  ============================================================
+An idle connection is closed by the drain when it is *quiet*. The kernel says so itself (``TCP_INFO``, ``tcp(7)``):
+nothing has arrived for ``idle_quiet`` seconds, and of all bytes that ever arrived the serving thread has noted every
+one. (It may be on its way back from ``recv``, waiting for the interpreter lock, with a request in its hands; only the
+count of bytes shows that.) Then comes our FIN; within microseconds, so the window in which a request can still cross it
+is the network's and not ours. A client that sends all the same reads an end of file and not a reset, for what it sends
+is read and thrown away for ``linger`` seconds; ``shutdown(SHUT_RD)`` then wakes the serving thread, which leaves as
+after any client's departure. A busy connection is half-closed by its own thread, right behind the answer.
 
 Rules:
 
-1. Only the serving thread closes a descriptor; others only shut it down, and hold the connection's lock while they do,
+1. Who decides? The serving thread adds to ``received`` and *then* looks at ``is_half_closed``; the drain sets
+   ``is_half_closed``, *then* looks at ``received``, and takes the flag back if the thread was faster. The drain does
+   both under the connection's lock, so a thread that sees the flag asks :meth:`Connection.may_serve`, which waits for
+   the verdict. A thread that sees no flag takes no lock.
+2. Only the serving thread closes a descriptor; others only shut it down, and hold the connection's lock while they do,
    so that the number cannot have become another socket's. The lock is never held across anything that blocks.
-2. Bytes are read and thrown away only after our FIN: before it every byte belongs to a request that will be answered.
-3. While draining, answers are corked (``TCP_CORK``): the answer's last segment leaves together with our FIN, so that a
+3. Bytes are read and thrown away only after our FIN: before it every byte belongs to a request that will be answered.
+4. While draining, answers are corked (``TCP_CORK``): the answer's last segment leaves together with our FIN, so that a
    client cannot see the one without the other. Only where one message has one answer, and it is written at once.
 """
 
@@ -42,9 +38,9 @@ import time
 from collections import deque
 from collections.abc import Callable
 
-from registry_drain.clock import Deadline
+from registry_drain.clock import SYSTEM_CLOCK, Clock, Deadline, SystemClock
 from registry_drain.instance import format_endpoint
-from registry_drain.servers.in_flight import InFlight, InFlightRequest
+from registry_drain.servers.in_flight import InFlightRequest
 
 IDLE_QUIET = 0.020
 """Seconds without a byte before an idle connection is closed: in 2,000 closes against clients sending around the very
@@ -77,18 +73,23 @@ _TCP_CORK = getattr(socket, "TCP_CORK", None)
 class Connection:
     """One accepted connection, as seen by its serving thread and by the drain.
 
-    Unless said otherwise, methods are the serving thread's. Attributes are read by both and written by the serving
-    thread.
+    Unless said otherwise, methods are the serving thread's, and attributes are written by it and read by anybody.
 
     Attributes:
         sock: its socket.
         peer: the client, as ``host:port``.
         thread: the serving thread, once there is one.
         received: how many bytes the serving thread has been given; it adds to it after each read.
-        key: of the request in flight; 0 if there is none.
-        is_half_closed: our FIN is out: nothing can be answered any more.
-        leftover: bytes that were read ahead of the message being served; they begin the next one.
+        boundary: how many of them belong to messages that were answered.
+        leftover: how many were read ahead of the message being served; they begin the next one.
+        is_waiting: it sleeps in a read, or is about to; whether at a boundary, the two above tell.
+        name: the request in flight, once it is known.
+        started_at: when its first bytes were there.
+        arrived_at: when the last request arrived that was no health check.
+        served: how many requests have arrived, health checks not counted.
+        is_half_closed: our FIN is out, unless the drain takes it back: ask :meth:`may_serve`.
         has_answered: something was written since the request began. Only where the adapter needs to guess.
+        is_in_mark: the handler says that it is serving a request, whatever it reads or writes.
         is_marked: the handler marks its requests, so nothing is guessed any more.
         ends_at_marks: whether a mark's end is the request's, or the protocol knows better.
     """
@@ -98,16 +99,22 @@ class Connection:
         "_is_over",
         "_lock",
         "_quiet_since",
+        "arrived_at",
+        "boundary",
         "connections",
         "ends_at_marks",
         "has_answered",
         "is_half_closed",
+        "is_in_mark",
         "is_marked",
-        "key",
+        "is_waiting",
         "leftover",
+        "name",
         "peer",
         "received",
+        "served",
         "sock",
+        "started_at",
         "thread",
     )
 
@@ -117,10 +124,16 @@ class Connection:
         self.peer = _peer_name(sock)
         self.thread: threading.Thread | None = None
         self.received = 0
-        self.key = 0
-        self.is_half_closed = False
+        self.boundary = 0
         self.leftover = 0
+        self.is_waiting = False
+        self.name = ""
+        self.started_at = 0.0
+        self.arrived_at: float | None = None
+        self.served = 0
+        self.is_half_closed = False
         self.has_answered = False
+        self.is_in_mark = False
         self.is_marked = False
         self.ends_at_marks = ends_at_marks
         self.connections = connections
@@ -129,85 +142,116 @@ class Connection:
         self._is_over = False
         self._quiet_since: tuple[int, float] | None = None
 
+    @property
+    def is_busy(self) -> bool:
+        """Whether a request is in flight, be it that only its first byte has come, or none. From any thread."""
+        return self.received != self.boundary or not self.is_waiting
+
     def begin_request(self, name: str = "") -> None:
         """Note that a message has begun to arrive."""
-        self.key = self.connections.in_flight.begin(name, self.peer)
+        self.started_at = self.arrived_at = self.connections.now()
+        self.served += 1
+        self.name = name
+
+    def take_for_health_check(self) -> None:
+        """Take the arrival of the request in flight back. Its instant stays: doubt lengthens the propagation wait."""
+        self.served -= 1
 
     def end_request(self) -> None:
-        """Note that the answer is written; while draining, half-close the connection unless more was sent already."""
-        self.connections.in_flight.end(self.key)
-        self.key = 0
-        if self.connections.is_draining:
-            if self.leftover or _pending_bytes(self.sock):
-                self.cork(is_corked=False)
-            else:
-                self.half_close()
+        """Note that the answer is written: the thread is at a message boundary.
 
-    def end_marked(self) -> None:
-        """Note the end of a mark of the handler's."""
+        While draining the connection is half-closed now, unless more was sent already.
+        """
+        self.boundary = self.received - self.leftover
+        self.name = ""
+        self.has_answered = False
+        if self.connections.is_draining:
+            self.close_behind_answer()
+        if self.leftover:
+            self.begin_request()
+
+    def begin_mark(self) -> None:
+        """Note that the handler says that it serves a request."""
+        self.is_marked = self.is_in_mark = True
+        if self.received == self.boundary and self.ends_at_marks:
+            self.begin_request()  # Nobody has asked for it: the handler has something to say by itself.
+
+    def end_mark(self) -> None:
+        """Note that the handler says that it has served a request."""
+        self.is_in_mark = False
         if self.ends_at_marks:
             self.end_request()
 
-    def enter_idle(self) -> None:
-        """Note that the thread is about to sleep in a read at a message boundary."""
-        self.connections.idle[self] = True
+    def close_behind_answer(self) -> None:
+        """Half-close, unless the next message was sent already, or nothing was served yet."""
+        if self.received != self.boundary or _pending_bytes(self.sock):
+            self.cork(is_corked=False)
+        elif self.served:
+            self.half_close()
 
-    def leave_idle(self) -> bool:
-        """Take the connection back from the idle ones; False if the drain has closed it, and nothing read may be
-        served.
-        """
-        return self.connections.idle.pop(self, False)
+    def may_serve(self) -> bool:
+        """Whether what was read may be served and answered: False if our FIN is out."""
+        with self._lock:
+            return not self.is_half_closed
 
     def discard_input(self) -> None:
         """After our FIN: read and throw away until the client's FIN or the end of lingering."""
-        try:
+        with contextlib.suppress(OSError):
             # The base class' recv: on a TLS socket too this is about the wire, not about the contents.
             while not self._is_over and socket.socket.recv(self.sock, 65536):
                 pass
-        except OSError:
-            pass
 
     def close(self) -> None:
         """Note that the descriptor is about to be closed; follow with :meth:`closed`. Idempotent."""
         with self._lock:
             self._is_closed = True
-        if self.key:
-            self.connections.in_flight.end(self.key)
-            self.key = 0
-        self.connections.idle.pop(self, None)
 
     def closed(self) -> None:
         """Note that the descriptor is closed. Idempotent."""
         self.connections.remove(self)
 
     def half_close(self) -> None:
-        """Send our FIN, behind what was written. For the serving thread, or for who took it out of the idle ones."""
-        self.is_half_closed = True
-        self.connections.half_closed[self] = time.monotonic()
-        self._shut(socket.SHUT_WR)
+        """Send our FIN, behind what was written."""
+        with self._lock:
+            self.is_half_closed = True
+            self._shut(socket.SHUT_WR)
+        self.connections.linger(self)
+
+    def close_if_quiet(self, seconds: float) -> None:
+        """Half-close if idle and quiet. From the drain."""
+        if self.received != self.boundary or not self.is_waiting or self.is_half_closed:
+            return
+        with self._lock:
+            # See rule 1. From the kernel's answer to our FIN nothing releases the interpreter lock.
+            self.is_half_closed = True
+            if self._is_closed or self.is_busy or not self._is_quiet(seconds):
+                self.is_half_closed = False
+                return
+            self._shut(socket.SHUT_WR)
+        self.connections.linger(self)
 
     def end_lingering(self) -> None:
         """Wake the serving thread from a read, for ever. From any thread."""
         self._is_over = True
-        self._shut(socket.SHUT_RD)
+        with self._lock:
+            self._shut(socket.SHUT_RD)
 
     def cut(self) -> None:
         """Shut both directions, in the middle of whatever goes on. From any thread."""
-        self.is_half_closed = self._is_over = True
-        self._shut(socket.SHUT_RDWR)
+        self._is_over = True
+        with self._lock:
+            self.is_half_closed = True
+            self._shut(socket.SHUT_RDWR)
 
     def cork(self, *, is_corked: bool) -> None:
         """Hold back, or let go, the answer's last segment. From any thread."""
         if _TCP_CORK is not None and self.connections.corks_answers:
-            with self._lock:
+            with self._lock, contextlib.suppress(OSError):
                 if not self._is_closed and self.sock.family != socket.AF_UNIX:
                     self.sock.setsockopt(socket.IPPROTO_TCP, _TCP_CORK, is_corked)
 
-    def is_quiet(self, seconds: float) -> bool:
-        """Whether nothing has arrived for so long, and nothing that arrived before is on its way to the serving thread.
-
-        From the drain. A True is good for the next microseconds only.
-        """
+    def _is_quiet(self, seconds: float) -> bool:
+        """Whether nothing arrived for so long, and nothing that arrived before is on its way to the serving thread."""
         try:
             if _TCP_INFO is not None and self.sock.family != socket.AF_UNIX:
                 info = self.sock.getsockopt(socket.IPPROTO_TCP, _TCP_INFO, _TCP_INFO_SIZE)
@@ -229,83 +273,122 @@ class Connection:
         return now - self._quiet_since[1] >= seconds
 
     def _shut(self, how: int) -> None:
-        with self._lock:
-            if not self._is_closed:
-                # If the client has reset it, the serving thread finds out by itself.
-                with contextlib.suppress(OSError):
-                    socket.socket.shutdown(self.sock, how)
+        if not self._is_closed:
+            # If the client has reset it, the serving thread finds out by itself.
+            with contextlib.suppress(OSError):
+                socket.socket.shutdown(self.sock, how)
 
     def __repr__(self) -> str:
         """Show the peer and the state."""
-        state = "half-closed" if self.is_half_closed else "busy" if self.key else "open"
+        state = "half-closed" if self.is_half_closed else "busy" if self.is_busy else "idle"
         return f"<Connection {self.peer} {state}>"
 
 
 class Connections:
-    """All open connections of one server. Thread-safe.
+    """All open connections of one server: a :class:`~registry_drain.servers.in_flight.RequestSource`. Thread-safe.
 
     Args:
-        in_flight: the server's requests.
+        clock: for the instants of requests.
         idle_quiet: seconds without a byte before the drain closes an idle connection.
         linger: seconds to go on reading after our FIN.
-        corks_answers: whether an answer and the FIN behind it may leave as one; see rule 3.
+        corks_answers: whether an answer and the FIN behind it may leave as one; see rule 4.
+
+    Attributes:
+        now: the clock's.
+        is_draining: whether connections are closed behind their answers.
     """
 
     def __init__(
         self,
-        in_flight: InFlight,
         *,
+        clock: Clock = SYSTEM_CLOCK,
         idle_quiet: float = IDLE_QUIET,
         linger: float = LINGER,
         corks_answers: bool = False,
     ) -> None:
-        self.in_flight = in_flight
+        # SystemClock.now is this function, one call deeper.
+        self.now: Callable[[], float] = time.monotonic if isinstance(clock, SystemClock) else clock.now
         self.corks_answers = corks_answers
-        self.idle: dict[Connection, bool] = {}
-        self.half_closed: dict[Connection, float] = {}
-        self._open: dict[Connection, None] = {}
+        self.is_draining = False
         self._idle_quiet = idle_quiet
         self._linger = linger
-        self._is_draining = False
+        self._open: dict[Connection, None] = {}
+        self._lingering: dict[Connection, float] = {}
         self._emptied = threading.Event()
         self._leaving: deque[threading.Thread] = deque()
-
-    @property
-    def is_draining(self) -> bool:
-        """Whether connections are closed behind their answers."""
-        return self._is_draining
+        self._sum_lock = threading.Lock()
+        self._served_before = 0
+        self._arrived_before: float | None = None
 
     def __len__(self) -> int:
         """How many connections are open, those that wait for a serving thread included."""
         return len(self._open)
 
+    @property
+    def total(self) -> int:
+        """How many requests have arrived, health checks not counted."""
+        with self._sum_lock:
+            return self._served_before + sum(connection.served for connection in self._open.copy())
+
+    @property
+    def last_arrival_at(self) -> float | None:
+        """When the last of them arrived."""
+        with self._sum_lock:
+            instants = [self._arrived_before, *(connection.arrived_at for connection in self._open.copy())]
+        return max((instant for instant in instants if instant is not None), default=None)
+
+    def requests(self) -> list[InFlightRequest]:
+        """Return the requests in flight."""
+        return [
+            InFlightRequest(
+                # Of a message whose first bytes have come, nothing else is known.
+                connection.name or "(unnamed)",
+                connection.peer,
+                connection.started_at if connection.name or connection.ends_at_marks else self.now(),
+                connection.thread.ident or 0,
+            )
+            for connection in self._open.copy()
+            if connection.thread is not None and connection.is_busy
+        ]
+
     def add(self, connection: Connection) -> None:
-        """Take in a connection that was just accepted; it is busy until its thread says otherwise."""
+        """Take in a connection that was just accepted."""
         self._open[connection] = None
 
     def remove(self, connection: Connection) -> None:
-        """Forget a connection whose descriptor is closed."""
-        self.half_closed.pop(connection, None)
-        self._open.pop(connection, None)
-        if self._is_draining:
+        """Forget a connection whose descriptor is closed. Idempotent."""
+        self._lingering.pop(connection, None)
+        with self._sum_lock:
+            if connection not in self._open:
+                return
+            del self._open[connection]
+            self._served_before += connection.served
+            if connection.arrived_at is not None:
+                self._arrived_before = max(connection.arrived_at, self._arrived_before or connection.arrived_at)
+        if self.is_draining:
             if connection.thread is not None:
                 self._leaving.append(connection.thread)
             if not self._open:
                 self._emptied.set()
+
+    def linger(self, connection: Connection) -> None:
+        """Note that our FIN is out."""
+        self._lingering[connection] = time.monotonic()
 
     def drain(self, deadline: Deadline) -> bool:
         """Close idle connections once quiet, and busy ones behind their answers; return whether all are gone.
 
         At the deadline the rest is left as it is, and still closes behind its answers.
         """
-        self._is_draining = True
+        self.is_draining = True
         for connection in self._open.copy():
-            if connection not in self.idle:
+            if connection.is_busy:
                 connection.cork(is_corked=True)
         while self._open:
             began_at = time.monotonic()
             self._emptied.clear()
-            self._close_quiet()
+            for connection in self._open.copy():
+                connection.close_if_quiet(self._idle_quiet)
             self._end_lingering()
             if not self._open:
                 break
@@ -315,32 +398,27 @@ class Connections:
             deadline.clock.wait(self._emptied, min(max(_STEP, time.monotonic() - began_at), deadline.remaining()))
         return True
 
-    def _close_quiet(self) -> None:
-        for connection in self.idle.copy():
-            if connection.is_quiet(self._idle_quiet) and self.idle.pop(connection, False):
-                connection.half_close()
-
     def _end_lingering(self) -> None:
         now = time.monotonic()
-        for connection, since in self.half_closed.copy().items():
+        for connection, since in self._lingering.copy().items():
             if now - since >= self._linger:
                 # Once is enough, and its thread may need a while to leave.
-                self.half_closed.pop(connection, None)
+                self._lingering.pop(connection, None)
                 connection.end_lingering()
 
     def cut_off(self) -> tuple[InFlightRequest, ...]:
         """Shut every connection that is left; return what was cut. Connections nobody serves are closed here."""
-        self._is_draining = True
-        cut = list(self.in_flight.snapshot())
+        self.is_draining = True
+        cut = self.requests()
         for connection in self._open.copy():
-            if connection.thread is None and not connection.key and _pending_bytes(connection.sock):
-                cut.append(InFlightRequest("(not yet read)", connection.peer, self.in_flight.now(), 0))
+            if connection.thread is None and _pending_bytes(connection.sock):
+                cut.append(InFlightRequest("(not yet read)", connection.peer, self.now(), 0))
             connection.cut()
             if connection.thread is None:
                 connection.close()
                 connection.sock.close()
                 connection.closed()
-        return tuple(cut)
+        return tuple(sorted(cut, key=lambda request: request.started_at))
 
     def threads(self) -> list[threading.Thread]:
         """Return the serving threads that have not ended, those that are about to included."""
@@ -349,7 +427,8 @@ class Connections:
 
     def __repr__(self) -> str:
         """Show the counts."""
-        return f"<Connections open={len(self._open)} idle={len(self.idle)} half_closed={len(self.half_closed)}>"
+        busy = sum(connection.is_busy for connection in self._open.copy())
+        return f"<Connections open={len(self._open)} busy={busy} lingering={len(self._lingering)}>"
 
 
 def join_threads(threads: Callable[[], list[threading.Thread]]) -> bool:

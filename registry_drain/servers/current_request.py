@@ -33,13 +33,15 @@ def name_request(name: str, *, is_health_check: bool = False) -> None:
     A health check's arrival does not count as a sign that callers still know this instance.
     """
     connection = serving.connection
-    if connection is not None and connection.key:
-        connection.connections.in_flight.identify(connection.key, name, is_health_check=is_health_check)
+    if connection is not None and connection.is_busy:
+        connection.name = name
+        if is_health_check:
+            connection.take_for_health_check()
 
 
 @contextmanager
 def mark_request(name: str, *, is_health_check: bool = False) -> Iterator[None]:
-    """The block is one request: it begins no later than here, and ends here with its answer written.
+    """The block is one request: its first bytes have been read before, and at its end the answer, if any, is written.
 
     For protocols in which the adapter cannot see the end of a request, because it has no answer. From the first mark
     on, only marks end requests on this connection. Where the protocol itself delimits requests (Thrift), this only
@@ -49,13 +51,9 @@ def mark_request(name: str, *, is_health_check: bool = False) -> Iterator[None]:
     if connection is None:
         yield
         return
-    if not connection.key:
-        connection.begin_request()
+    connection.begin_mark()
     name_request(name, is_health_check=is_health_check)
-    connection.is_marked = True
-    key = connection.key
     try:
         yield
     finally:
-        if connection.key == key:
-            connection.end_marked()
+        connection.end_mark()

@@ -1,16 +1,19 @@
 """Which requests are in flight, and when the last one arrived.
 
-Theory of operation: a request is an entry of one dict. ``begin``, ``identify`` and ``end`` are on the path of every
-request, so they take no lock: each step that two threads could contend for is one atomic operation of the interpreter
-on a dict or on an iterator. A record is a plain tuple while it lives, for making a dataclass costs three times as much;
-it becomes an :class:`InFlightRequest` when somebody looks.
+Theory of operation: requests become known in two ways. An adapter may tell of each: ``begin`` and ``end`` keep them in
+a dict. Or, where every microsecond counts, it has a :class:`RequestSource` that can be *asked*: its serving threads only
+note what they do in attributes of their own connection, and whoever wants to know adds that up.
+
+``begin``, ``identify`` and ``end`` take no lock either: each step that two threads could contend for is one atomic
+operation of the interpreter on a dict or on an iterator. A record is a plain tuple while it lives, for making a
+dataclass costs three times as much; it becomes an :class:`InFlightRequest` when somebody looks.
 
 Rules:
 
 1. Arrivals are counted by drawing from a range iterator, whose remaining length can be read. A counter attribute that
    is stored after drawing would go backwards when two threads are interrupted between the two.
 2. ``end`` removes the entry and *then* looks for waiters; a waiter makes itself known and *then* looks at the entries.
-   Whichever comes first, nobody waits for a request that has ended.
+   Whichever comes first, nobody waits for a request that has ended. A source wakes nobody: with one, waiters look.
 """
 
 from __future__ import annotations
@@ -22,6 +25,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from sys import maxsize
+from typing import Protocol
 
 from registry_drain.clock import SYSTEM_CLOCK, Clock, Deadline
 
@@ -50,6 +54,28 @@ class InFlightRequest:
         return f"{self.name or '(unnamed)'} from {self.peer or '(unknown)'}"
 
 
+class RequestSource(Protocol):
+    """Knows requests that nobody calls ``begin`` for. Asked from any thread, and answers without blocking."""
+
+    @property
+    def total(self) -> int:
+        """How many requests have arrived, health checks not counted."""
+        ...
+
+    @property
+    def last_arrival_at(self) -> float | None:
+        """When the last of them arrived, on the tracker's clock."""
+        ...
+
+    def requests(self) -> list[InFlightRequest]:
+        """Return those in flight now."""
+        ...
+
+
+_LOOK_EVERY = 0.005
+"""Seconds between two looks at a source while waiting."""
+
+
 class InFlight:
     """Counts and names the requests of one server. Thread-safe; one per server.
 
@@ -66,17 +92,23 @@ class InFlight:
         self._taken_back = iter(range(maxsize))
         self._last_arrival_at: float | None = None
         self._waiters: list[threading.Event] = []
+        self._sources: tuple[RequestSource, ...] = ()
+
+    def include(self, source: RequestSource) -> None:
+        """Count what ``source`` knows, too. Before the first request."""
+        self._sources += (source,)
 
     @property
     def count(self) -> int:
         """How many requests are in flight now."""
-        return len(self._active)
+        return len(self._active) + sum(len(source.requests()) for source in self._sources)
 
     @property
     def total(self) -> int:
         """How many requests have arrived so far, health checks not counted."""
         # Both run down from the same length: what was drawn from the one, less what was drawn from the other.
-        return operator.length_hint(self._taken_back) - operator.length_hint(self._arrivals)
+        told = operator.length_hint(self._taken_back) - operator.length_hint(self._arrivals)
+        return told + sum(source.total for source in self._sources)
 
     @property
     def last_arrival_at(self) -> float | None:
@@ -84,7 +116,8 @@ class InFlight:
 
         Two arrivals at the same moment may be stored in either order, so this may be some milliseconds early.
         """
-        return self._last_arrival_at
+        candidates = (self._last_arrival_at, *(source.last_arrival_at for source in self._sources))
+        return max((instant for instant in candidates if instant is not None), default=None)
 
     def begin(self, name: str = "", peer: str = "", *, is_health_check: bool = False) -> int:
         """Note a request's arrival in the thread that serves it; return the key (never 0) for :meth:`end`.
@@ -134,12 +167,16 @@ class InFlight:
     def snapshot(self) -> tuple[InFlightRequest, ...]:
         """Return the requests in flight, oldest first."""
         requests = [InFlightRequest(*record[:4]) for record in self._active.copy().values()]
+        for source in self._sources:
+            requests += source.requests()
         return tuple(sorted(requests, key=lambda request: request.started_at))
 
     def holds_current_thread(self) -> bool:
         """Whether the calling thread is serving one of the requests: such a caller must not wait for the drain."""
         me = threading.get_ident()
-        return any(record[3] == me for record in self._active.copy().values())
+        if any(record[3] == me for record in self._active.copy().values()):
+            return True
+        return any(request.thread_id == me for source in self._sources for request in source.requests())
 
     def wait_until_idle(self, deadline: Deadline) -> bool:
         """Wait until nothing is in flight; return False at the deadline. Any number of threads may wait.
@@ -149,11 +186,15 @@ class InFlight:
         idle = threading.Event()
         self._waiters.append(idle)
         try:
-            while self._active:
+            while self.count:
                 idle.clear()
                 # A request that ended between the test above and the clear would be missed: look again before waiting.
-                if self._active and not deadline.wait(idle):
-                    return not self._active
+                if not self.count:
+                    break
+                if deadline.is_past:
+                    return False
+                remaining = deadline.remaining()
+                deadline.clock.wait(idle, min(_LOOK_EVERY, remaining) if self._sources else remaining)
             return True
         finally:
             # Events compare by identity, so this is our own entry.

@@ -77,36 +77,33 @@ class TrackedSocket(socket.socket):
         return tracked
 
     def at_read(self) -> None:
-        """Note that the handler asks for more input."""
+        """Note that the handler asks for more input: it has answered, if it has written since the request began."""
         connection = self.connection
-        if connection.key:
-            if connection.is_marked or not connection.has_answered:
-                return  # in the middle of a message
+        if connection.received == connection.boundary:
+            connection.has_answered = False  # what was written without a request: a greeting
+        elif connection.has_answered and not connection.is_marked:
             connection.end_request()
-        connection.has_answered = False
-        if connection.leftover:
-            connection.begin_request()
 
     def _receive(self, receive: Callable[[], _R], count: Callable[[_R], int], nothing: _R) -> _R:
         connection = self.connection
         self.at_read()
-        if connection.is_half_closed:
+        if connection.is_half_closed and not connection.may_serve():
             connection.discard_input()
             return nothing
-        if connection.key:
-            result = receive()
+        if connection.is_in_mark or connection.received != connection.boundary:
+            result = receive()  # in the middle of a message
             connection.received += count(result)
             return result
-        connection.enter_idle()
+        connection.is_waiting = True
         try:
             result = receive()
         finally:
-            is_ours = connection.leave_idle()
-        if not is_ours:
-            connection.discard_input()
-            return nothing
+            connection.is_waiting = False
         if received := count(result):
             connection.received += received
+            if connection.is_half_closed and not connection.may_serve():
+                connection.discard_input()
+                return nothing
             connection.begin_request()
         return result
 
@@ -222,8 +219,9 @@ class SocketServer:
                 "use ThreadingMixIn instead of ForkingMixIn"
             )
         self._server = server
+        self._connections = Connections(clock=clock, idle_quiet=idle_quiet)
         self._in_flight = InFlight(clock=clock)
-        self._connections = Connections(self._in_flight, idle_quiet=idle_quiet)
+        self._in_flight.include(self._connections)
         self._get_one = server.get_request
         self._finish_one = server.finish_request
         self._lock = threading.Lock()

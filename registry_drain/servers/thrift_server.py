@@ -40,6 +40,7 @@ from registry_drain.servers.listener import DrainableListener, ListenerStoppedEr
 
 try:
     from thrift.server.TServer import TServer, TSimpleServer, TThreadedServer, TThreadPoolServer
+    from thrift.transport.TSocket import TSocket
     from thrift.transport.TTransport import CReadableTransport, TFramedTransport, TTransportException
 except ImportError as error:
     raise MissingExtraError("registry_drain.servers.thrift_server", "thrift", "thrift") from error
@@ -85,8 +86,9 @@ class ThriftServer:
         self._server: Any = server
         self._transport: Any = server.serverTransport
         self._health_check_methods = frozenset(health_check_methods)
+        self._connections = Connections(clock=clock, idle_quiet=idle_quiet, corks_answers=True)
         self._in_flight = InFlight(clock=clock)
-        self._connections = Connections(self._in_flight, idle_quiet=idle_quiet, corks_answers=True)
+        self._in_flight.include(self._connections)
         self._accept_one: Callable[[], Any] = self._transport.accept
         self._lock = threading.Lock()
         self._listener: DrainableListener[Any] | None = None
@@ -173,61 +175,51 @@ class ThriftServer:
         connection = Connection(self._connections, client.handle)
         self._connections.add(connection)
         client.drained_connection = connection
-        receive: Callable[[int], bytes] = client.read
         close: Callable[[], None] = client.close
-        idle = self._connections.idle
-        begin = self._in_flight.begin
-
-        # On the path of every request, hence spelled out: Connection's methods of the same meaning cost a call each.
-        def read(size: int) -> bytes:
-            if connection.key:
-                data = receive(size)
-                connection.received += len(data)
-                return data
-            if not connection.is_half_closed:
-                idle[connection] = True
-                data = receive(size)
-                if idle.pop(connection, False):
-                    connection.received += len(data)
-                    connection.key = begin("", connection.peer)
-                    return data
-            connection.discard_input()
-            raise TTransportException(TTransportException.END_OF_FILE, "closed by the drain")
 
         def close_connection() -> None:
             connection.close()
             close()
             connection.closed()
 
-        client.read = read
         client.close = close_connection
+        # The methods of a plain TSocket do little but call the socket's. Doing that ourselves pays for the counting.
+        kind = type(client)
+        client.read = _read_from(connection) if kind.read is TSocket.read else _count_reads(connection, client.read)
+        if kind.write is TSocket.write:
+            client.write = _write_to(connection)
 
     def _watch(self, protocol: Any, transport: Any) -> Any:
         """Make a protocol tell the connection served by this thread where messages begin."""
         connection = serving.connection
         if connection is None:
             return protocol
-        read_message_begin: Callable[[], tuple[str, int, int]] = protocol.readMessageBegin
-        buffers = _buffers(protocol.trans, transport)
-        health_check_methods = self._health_check_methods
-        identify = self._in_flight.identify
-        bound = connection
+        unread = _unread_in(protocol.trans, transport)
+        connection.is_sure = unread is None
+        if self._health_check_methods or not connection.knows_last_arrival:
+            begin = _watch_and_time(connection, protocol.readMessageBegin, self._health_check_methods)
+        else:
+            begin = _watch_messages(connection, protocol.readMessageBegin)
 
-        def watched_read_message_begin() -> tuple[str, int, int]:
-            if buffers:
-                bound.leftover = sum(map(_unread, buffers))
-            if bound.key:
-                bound.end_request()
-            if bound.leftover:
-                bound.begin_request()
-            header = read_message_begin()
-            name = header[0]
-            if not bound.key:  # It came out of a buffer that we cannot see.
-                bound.begin_request()
-            identify(bound.key, name, is_health_check=name in health_check_methods)
+        def begin_while_draining() -> tuple[str, int, int]:
+            connection.leftover = 0 if unread is None else unread()
+            connection.end_request()
+            connection.is_sure = True
+            _end_if_closed(connection)
+            if connection.received == connection.boundary:
+                return begin()
+            # begin() takes all that was received for answered, but these bytes are the next message's.
+            header = begin()
             return header
 
-        protocol.readMessageBegin = watched_read_message_begin
+        def watch_drain() -> None:
+            protocol.readMessageBegin = begin_while_draining
+
+        protocol.readMessageBegin = begin
+        # In this order: a drain that begins meanwhile either finds the call, or is seen here.
+        connection.when_draining = watch_drain
+        if self._connections.is_draining:
+            watch_drain()
         return protocol
 
     def _serve(self) -> None:
@@ -272,22 +264,57 @@ class _BindingTransportFactory:
         serving.connection = connection
         if connection is not None:
             connection.thread = threading.current_thread()
+            connection.is_waiting = True  # From now on the thread either reads, or has read what it serves.
         return self._factory.getTransport(client)
 
 
-def _buffers(*transports: Any) -> list[Any]:
-    """Return the transports that may hold the beginning of a next message."""
+def _plain_reader(connection: Connection) -> Callable[[int], bytes]:
+    receive = connection.sock.recv
+
+    def read(size: int) -> bytes:
+        try:
+            data = receive(size)
+        except OSError as error:
+            kind = TTransportException.TIMED_OUT if isinstance(error, TimeoutError) else TTransportException.UNKNOWN
+            raise TTransportException(kind, f"cannot read from {connection.peer}: {error}", error) from error
+        if not data:
+            raise TTransportException(TTransportException.END_OF_FILE, f"{connection.peer} has closed the connection")
+        connection.received += len(data)
+        return data
+
+    return read
+
+
+def _reader(connection: Connection, read_as_before: Callable[[int], bytes]) -> Callable[[int], bytes]:
+    def read(size: int) -> bytes:
+        data = read_as_before(size)
+        connection.received += len(data)
+        return data
+
+    return read
+
+
+def _end_if_closed(connection: Connection) -> None:
+    """End the serve loop of a connection whose answers could not be sent any more."""
+    if not connection.may_serve():
+        connection.discard_input()
+        raise TTransportException(TTransportException.END_OF_FILE, "closed by the drain")
+
+
+def _unread_in(*transports: Any) -> Callable[[], int] | None:
+    """Return what tells how many bytes of a next message the transports hold; None if they cannot hold any."""
     buffers: list[Any] = []
     for transport in transports:
         is_buffer = isinstance(transport, CReadableTransport) and not isinstance(transport, TFramedTransport)
         if is_buffer and isinstance(transport.cstringio_buf, BytesIO) and transport not in buffers:
             buffers.append(transport)
-    return buffers
+    if not buffers:
+        return None
+    return lambda: sum(_unread(transport.cstringio_buf) for transport in buffers)
 
 
-def _unread(transport: Any) -> int:
-    buffer = transport.cstringio_buf
-    return len(buffer.getvalue()) - int(buffer.tell())
+def _unread(buffer: BytesIO) -> int:
+    return len(buffer.getvalue()) - buffer.tell()
 
 
 def _do_nothing() -> None:

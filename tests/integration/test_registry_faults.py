@@ -75,7 +75,7 @@ def test_a_registry_that_fails_never_keeps_the_stop(
     """The stop stays inside its budget, the request in flight is answered, and the report says what is unconfirmed."""
     direct = server.http_address if isinstance(server, ConsulAgent) else server.hosts
     proxy = tcp_proxy(direct)
-    service = ServiceProcess(url_of(server, f"{proxy.address}:{proxy.port}"), unique, tmp_path / "log")
+    service = ServiceProcess(url_of(server, proxy.address), unique, tmp_path / "log")
     with ended(service):
         service.wait_listed(url_of(server))
         with SlowCall(service.endpoint, seconds=2) as call:

@@ -44,7 +44,7 @@ def test_a_session_lost_during_the_stop_does_not_bring_it_back(
     """The connection breaks and comes back while the service propagates: nothing is created again, ever."""
     server = new_zookeeper()
     proxy = tcp_proxy(server.hosts)
-    url = f"zookeeper://{proxy.address}:{proxy.port}/services?session_timeout_s=2"
+    url = f"zookeeper://{proxy.address}/services?session_timeout_s=2"
     service = ServiceProcess(url, unique, tmp_path / "log", budget=LONG_PROPAGATION)
     direct = f"zookeeper://{server.hosts}/services"
     with ended(service):
@@ -86,7 +86,8 @@ def test_a_successor_with_the_same_id_survives_the_old_process(
         try:
             successor.register(Deadline.after(20))
             report = old.stop()
-            assert report["removals"][0]["outcome"] == "successor", report["removals"]
+            # Consul lists each incarnation under an id of its own, so both stood there; elsewhere one displaced the other.
+            assert report["removals"][0]["outcome"] == ("confirmed" if kind == "consul" else "successor"), report
             assert [entry.id for entry in registry.entries(unique, Deadline.after(10))] == [f"{unique}-1"]
             assert successor.is_registered
         finally:

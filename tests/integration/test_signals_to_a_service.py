@@ -177,7 +177,7 @@ def test_killed_in_each_phase_leaves_nothing_in_the_local_registry(tmp_path: Pat
 
 
 def test_a_signal_that_another_thread_takes_is_handled_all_the_same() -> None:
-    """The kernel may hand a signal to any thread; a main thread that waits on our clock runs the handler nevertheless."""
+    """The kernel may hand a signal to any thread; a main thread waiting on our clock runs the handler nevertheless."""
     handled = threading.Event()
     previous = signal.signal(signal.SIGUSR1, lambda _number, _frame: handled.set())
     try:

@@ -22,7 +22,7 @@ JSON = st.recursive(
     max_leaves=12,
 )
 # The machine is shared, and drawing the first example alone may take seconds on it.
-PATIENT = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+PATIENT = settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
 FIELDS = st.sampled_from(
     ["address", "port", "sslPort", "payload", "registrationTimeUTC", "enabled", "name", "id", "metadata", "tags"]
 )

@@ -375,7 +375,7 @@ def test_a_node_that_may_not_be_read_is_listed(stage: Stage) -> None:
     ],
 )
 def test_who_may_take_over(theirs: float | None, held_before: bool, is_own: bool, expected: bool) -> None:
-    """We started at 100 and it is 200: older and unknown holders yield; younger ones, and whoever replaced us, do not."""
+    """We started at 100 and it is 200: older and unknown holders yield; younger ones and our successors do not."""
     assert may_take_over(theirs, 100.0, 200.0, held_before=held_before, is_own=is_own) is expected
 
 
