@@ -65,6 +65,9 @@ ANSWERS = (NoNodeError, NodeExistsError, BadVersionError, NotEmptyError)
 _MOST_OUTSTANDING = 64
 """Requests; see rule 2. Two rounds (one lost with a connection, one new) stay below 278, even of two sends each."""
 
+_LONGEST_HOLD = 5.0
+"""Seconds until a session that somebody forgot to let go of is let go."""
+
 # max_tries -1: an outage may last. The delays are measured: kazoo's own let a session that comes back wait for 15 to
 # 20 s more after an outage of a minute, these less than one.
 _RECONNECT = {"max_tries": -1, "delay": 0.05, "max_delay": 1.0}
@@ -126,7 +129,7 @@ class ZooKeeperSession:
         self._is_refused = False
         self._is_ending = False
         self._is_goodbye_said = False
-        self._is_let_go = False
+        self._release = threading.Event()
         self._outstanding = 0
         self._epoch = 0
         self._waiters: set[threading.Event] = set()
@@ -335,27 +338,27 @@ class ZooKeeperSession:
 
         Letting go may block for long, and so has a thread of its own.
         """
-        self._say_goodbye(only_if_connected=False)
-        with self._lock:
-            if self._is_let_go or self._process_id != os.getpid():
-                return
-            self._is_let_go = True
-        threading.Thread(target=self._let_go, name="registry-drain-zookeeper-close", daemon=True).start()
+        self._begin(only_if_connected=False)
+        self._release.set()
 
     def say_goodbye(self) -> None:
-        """Send the goodbye if the session is connected, and do nothing else: :meth:`begin_end` must follow some time.
+        """Send the goodbye if the session is connected, and hold the rest of :meth:`begin_end`, which must follow.
 
         For whoever counts milliseconds: ending kazoo's three threads, and starting the one that does, takes longer than
-        ZooKeeper takes to end the session.
+        ZooKeeper takes to end the session. It is started while the goodbye travels, and waits.
         """
-        self._say_goodbye(only_if_connected=True)
+        self._begin(only_if_connected=True)
 
-    def _say_goodbye(self, *, only_if_connected: bool) -> None:
+    def _begin(self, *, only_if_connected: bool) -> None:
         with self._lock:
             is_late = self._is_ending or self._process_id != os.getpid()
             if is_late or (only_if_connected and self._phase is not SessionPhase.CONNECTED):
                 return
             self._is_ending = True
+        self._send_goodbye()
+        threading.Thread(target=self._let_go, name="registry-drain-zookeeper-close", daemon=True).start()
+
+    def _send_goodbye(self) -> None:
         # The first half of kazoo's stop(), which never blocks. These are its internals, the same since 1.0; should they
         # be gone one day, the thread of begin_end() calls stop() instead, and only the milliseconds are lost.
         client = self._client
@@ -370,6 +373,7 @@ class ZooKeeperSession:
     def _let_go(self) -> None:
         try:
             if self._is_goodbye_said:
+                self._clock.wait(self._release, _LONGEST_HOLD)
                 self._client._safe_close()  # noqa: SLF001 -- the second half of stop()
             else:
                 self._client.stop()
