@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
@@ -30,7 +30,9 @@ def check_name(what: str, value: str) -> str:
     Raises:
         ConfigurationError: naming the character or the length.
     """
-    if not value:
+    if not _is_text(value):
+        message = f"{what} {value!r} is no text in UTF-8: give it a name"
+    elif not value:
         message = f"{what} is empty: give it a name"
     elif len(value) > MAX_NAME_LENGTH:
         message = f"{what} {value[:32]!r}… has {len(value)} characters: at most {MAX_NAME_LENGTH} fit every registry"
@@ -40,6 +42,9 @@ def check_name(what: str, value: str) -> str:
         message = f"{what} {value!r} holds '..': registries would resolve it to another name"
     elif found := _FORBIDDEN.search(value):
         message = f"{what} {value!r} holds {found.group()!r}: use letters, digits and - _ . : @ instead"
+    elif not value.isprintable():
+        # Names stand in log lines, where whatever is shown as a line break would forge another line.
+        message = f"{what} {value!r} holds an unprintable character: use letters, digits and - _ . : @ instead"
     else:
         return value
     raise ConfigurationError(message)
@@ -57,10 +62,18 @@ def parse_endpoint(text: str) -> tuple[str, int]:
         ConfigurationError: if it is neither.
     """
     match = re.fullmatch(r"(?:\[(?P<v6>[^\]\s]+)\]|(?P<host>[^:\[\]\s/]+)):(?P<port>\d{1,5})", text, re.ASCII)
-    if match is None:
+    if match is None or not text.isprintable() or (match["v6"] and not _is_ipv6(match["v6"])):
         message = f"{text!r} is not HOST:PORT (an IPv6 address stands in brackets: [::1]:9090)"
         raise ConfigurationError(message)
     return match["v6"] or match["host"], check_port(int(match["port"]))
+
+
+def _is_ipv6(text: str) -> bool:
+    try:
+        ipaddress.IPv6Address(text)
+    except ValueError:
+        return False
+    return True
 
 
 def check_port(port: int) -> int:
@@ -72,7 +85,7 @@ def check_port(port: int) -> int:
 
 
 def _check_address(address: str) -> None:
-    if not address or re.search(r"[\s/\[\]]", address):
+    if not isinstance(address, str) or not address.isprintable() or re.search(r"[\s/\[\]]|^$", address):
         message = f"address {address!r} is not a host name or IP address"
         raise ConfigurationError(message)
     try:
@@ -85,6 +98,33 @@ def _check_address(address: str) -> None:
     if ip.is_unspecified:
         message = f"address {address!r} means every interface: callers need the one address that they can reach"
         raise ConfigurationError(message)
+
+
+def _is_text(value: object) -> bool:
+    """Return whether ``value`` is a string that can be sent: a lone surrogate cannot be written as UTF-8."""
+    return isinstance(value, str) and not any("\ud800" <= letter <= "\udfff" for letter in value)
+
+
+def _checked_metadata(owner: str, metadata: object) -> dict[str, str]:
+    if not isinstance(metadata, Mapping):
+        raise ConfigurationError(f"metadata of {owner} is {metadata!r}: give a mapping of strings to strings")
+    for key, value in metadata.items():
+        if not key or not _is_text(key) or not _is_text(value):
+            raise ConfigurationError(
+                f"metadata {key!r}: {value!r} of {owner}: keys and values must be strings of UTF-8, and no key empty"
+            )
+    return dict(metadata)
+
+
+def _checked_tags(owner: str, tags: object) -> tuple[str, ...]:
+    # A string is a sequence of strings, too, and never what was meant.
+    if isinstance(tags, str) or not isinstance(tags, Iterable):
+        raise ConfigurationError(f"tags of {owner} are {tags!r}: give a tuple of strings")
+    checked = tuple(tags)
+    for tag in checked:
+        if not _is_text(tag) or not tag:
+            raise ConfigurationError(f"tag {tag!r} of {owner}: tags must be strings of UTF-8, and not empty")
+    return checked
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,12 +160,13 @@ class ServiceInstance:
             # An IPv6 address keeps its colons out of the id: some registries' tools split ids at them.
             object.__setattr__(self, "id", f"{self.service}-{self.address.replace(':', '_')}-{self.port}")
         check_name("instance id", self.id)
-        for key, value in self.metadata.items():
-            if not isinstance(key, str) or not isinstance(value, str) or not key:
-                message = f"metadata {key!r}: {value!r} of {self.id}: keys and values must be strings, and no key empty"
-                raise ConfigurationError(message)
-        object.__setattr__(self, "metadata", MappingProxyType(dict(self.metadata)))
-        object.__setattr__(self, "tags", tuple(self.tags))
+        object.__setattr__(self, "metadata", MappingProxyType(_checked_metadata(self.id, self.metadata)))
+        object.__setattr__(self, "tags", _checked_tags(self.id, self.tags))
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Pickle and copy: a mapping proxy knows neither."""
+        fields = (self.service, self.address, self.port, self.id, dict(self.metadata), self.tags)
+        return ServiceInstance, fields
 
     @property
     def endpoint(self) -> str:

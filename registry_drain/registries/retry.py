@@ -20,7 +20,7 @@ LONGEST_PAUSE = 1.0
 
 
 def retrying(deadline: Deadline, *, cancelled: threading.Event | None = None) -> tenacity.Retrying:
-    """Return the loop of ``for attempt in retrying(deadline): with attempt: …``.
+    """Return a loop of attempts: ``for attempt in`` it, ``with attempt:`` make the call.
 
     Errors that are not ``retryable`` pass straight through; after the deadline, or once ``cancelled`` is set, the last
     error is raised as it is. The pauses end early when ``cancelled`` is set.

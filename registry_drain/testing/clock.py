@@ -11,6 +11,7 @@ A thread that computes for longer than ``idle_after`` real seconds looks idle to
 
 from __future__ import annotations
 
+import math
 import threading
 
 
@@ -69,8 +70,10 @@ class FakeClock:
                 while not event.is_set() and self._now < ends_at:
                     # An Event cannot tell a Condition that it was set: look at it every idle_after.
                     undisturbed = not self._changed.wait(self._idle_after)
-                    if undisturbed and self._autojump and not event.is_set():
-                        self._now = max(self._now, min(self._waiters.values()))
+                    next_end = min(self._waiters.values())
+                    # To a limit that never comes there is no jump: such waiters wait for their events.
+                    if undisturbed and self._autojump and not event.is_set() and next_end < math.inf:
+                        self._now = max(self._now, next_end)
                         self._changed.notify_all()
             finally:
                 del self._waiters[me]
