@@ -911,3 +911,15 @@ def test_the_watchdog_ends_a_stop_that_a_sink_blocks(stage: Stage, capfd: pytest
     assert "registry_drain watchdog: <StopRoutine CLOSING in_flight=0 remaining=1.0s> overdue" in dump
     assert "in block" in dump
     assert "registry-drain-stop" in dump
+
+
+def test_the_stop_is_no_daemon_even_if_a_daemon_asks_for_it(stage: Stage) -> None:
+    """The thread that relays signals is one, and the stop must outlive a main thread that returns."""
+    routine = stage.routine(StopBudget(floor=1))
+    stage.register(routine)
+    asker = threading.Thread(target=routine.request_stop, args=("daemon",), daemon=True)
+    asker.start()
+    asker.join()
+    (thread,) = [each for each in threading.enumerate() if each.name == "registry-drain-stop"]
+    assert not thread.daemon
+    routine.wait()
