@@ -1,0 +1,130 @@
+"""What one registration of ours is in Consul: its names, its payload, and how it and its rivals are found.
+
+See :mod:`registry_drain.registries.consul_registration` for why the Consul id is never used twice.
+"""
+
+from __future__ import annotations
+
+import uuid
+from dataclasses import dataclass, field
+
+from registry_drain.clock import Deadline
+from registry_drain.instance import ServiceInstance
+from registry_drain.registries.consul_catalog import (
+    ID_KEY,
+    INCARNATION_KEY,
+    REGISTERED_AT_KEY,
+    Listed,
+    read_service,
+)
+from registry_drain.registries.consul_http import ConsulClient
+
+LONGEST_HEARTBEAT_PAUSE = 3.0
+"""Seconds. A third of the TTL would do for the check; this is how soon a restarted agent is told of us again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lifetimes:
+    """How long an instance outlives its process, in seconds.
+
+    Attributes:
+        ttl: without a heartbeat for this long the check is critical, and callers stop seeing the instance.
+        deregister_after: critical for this long, and the agent removes it (Consul: 60 at least, looked at every 30).
+    """
+
+    ttl: float
+    deregister_after: float
+
+    @property
+    def heartbeat_pause(self) -> float:
+        """Seconds between heartbeats: two may be lost before the check notices."""
+        return min(self.ttl / 3, LONGEST_HEARTBEAT_PAUSE)
+
+    def __str__(self) -> str:
+        """Say what becomes of an instance that nobody removes."""
+        return (
+            f"what is left leaves the callers' lists within {self.ttl:g} s, and its agent removes it about "
+            f"{self.deregister_after:g} to {self.deregister_after + 30:g} s later"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class OwnEntry:
+    """One incarnation of one instance. Immutable.
+
+    Attributes:
+        instance: what is registered.
+        lifetimes: of its check.
+        registered_at: UNIX seconds.
+        incarnation: tells it from every other registration of the same instance id.
+    """
+
+    instance: ServiceInstance
+    lifetimes: Lifetimes
+    registered_at: float
+    incarnation: str = field(default_factory=lambda: uuid.uuid4().hex)
+
+    @property
+    def consul_id(self) -> str:
+        """The id of the Consul service: what Consul's own tools call the instance."""
+        return f"{self.instance.id}~{self.incarnation[:16]}"
+
+    @property
+    def check_id(self) -> str:
+        """The id of its check. Not Consul's default ``service:<id>``: a check by this name can only ever be ours."""
+        return f"registry-drain-{self.incarnation}"
+
+    def payload(self) -> dict[str, object]:
+        """Return the body of its registration."""
+        return {
+            "ID": self.consul_id,
+            "Name": self.instance.service,
+            "Address": self.instance.address,
+            "Port": self.instance.port,
+            "Tags": list(self.instance.tags),
+            "Meta": {
+                **self.instance.metadata,
+                ID_KEY: self.instance.id,
+                INCARNATION_KEY: self.incarnation,
+                REGISTERED_AT_KEY: f"{self.registered_at:.3f}",
+            },
+            "Check": {
+                "CheckID": self.check_id,
+                "Name": "registry-drain heartbeat",
+                "TTL": f"{self.lifetimes.ttl:g}s",
+                # A check starts critical, and callers would not see the instance until the first heartbeat.
+                "Status": "passing",
+                "DeregisterCriticalServiceAfter": f"{self.lifetimes.deregister_after:g}s",
+            },
+        }
+
+    def read(self, client: ConsulClient, deadline: Deadline) -> list[Listed]:
+        """Return what a consistent read lists under this instance id: this incarnation, and its rivals."""
+        params = self._narrowed(f'Service.ID == "{self.consul_id}" or {self._same_id("Service.ID", "Service.Meta")}')
+        found = read_service(client, self.instance.service, deadline, params)
+        return [each for each in found if each.instance_id == self.instance.id]
+
+    def rival_on_agent(self, client: ConsulClient, deadline: Deadline) -> str:
+        """Return the Consul id that holds the instance id on this very agent, which answers without the servers."""
+        params = self._narrowed(self._same_id("ID", "Meta"))
+        found = client.call("GET", "agent", "services", deadline=deadline, params=params).data
+        for consul_id, service in found.items() if isinstance(found, dict) else ():
+            meta = (service.get("Meta") or {}) if isinstance(service, dict) else {}
+            same = service.get("Service") == self.instance.service and meta.get(ID_KEY, consul_id) == self.instance.id
+            # Ourselves, when only the check was removed, are no rival.
+            if same and meta.get(INCARNATION_KEY) != self.incarnation:
+                return str(consul_id)
+        return ""
+
+    def find(self, listed: list[Listed]) -> Listed | None:
+        """Return this incarnation, if it is listed."""
+        return next((each for each in listed if each.incarnation == self.incarnation), None)
+
+    def _narrowed(self, expression: str) -> dict[str, str]:
+        # An optimisation, and the callers look again: a service may have thousands of instances. Consul's expressions
+        # have no escape for a quote inside a string (1.8 answers 500), so an id that holds one goes without.
+        return {} if '"' in self.instance.id else {"filter": expression}
+
+    def _same_id(self, consul_id: str, meta: str) -> str:
+        # The bare instance id is what other programs use as the id of the Consul service.
+        return f'{consul_id} == "{self.instance.id}" or {meta}["{ID_KEY}"] == "{self.instance.id}"'
