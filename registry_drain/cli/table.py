@@ -104,7 +104,6 @@ def _write_rich(table: Table) -> None:
     for row in table.rows:
         # Text, because rich would read markup in other people's names.
         shown.add_row(*(Text(printable(cell), style=styles.get(cell, "")) for cell in row))
-    console = Console()
+    console = Console(width=_WIDEST)
     # As wide as it needs: in a narrow window the terminal breaks the lines, and an id can still be copied whole.
-    natural = Measurement.get(console, console.options.update(max_width=_WIDEST), shown).maximum
-    console.print(shown, width=max(natural, 1), crop=False, soft_wrap=True)
+    Console(width=Measurement.get(console, console.options, shown).maximum).print(shown)

@@ -1,0 +1,59 @@
+"""How long it takes to start: ``import registry_drain`` beyond bare Python, and ``deregister --help`` as a whole.
+
+The interpreter alone, the import and the installed command take turns, so a slow moment of the machine hits all three.
+Bytecode is cached as it is for every user, in a directory of the benchmark's own.
+
+Goals: the median import adds at most 40 ms to bare Python; the median ``deregister --help`` takes at most 100 ms.
+"""
+
+from __future__ import annotations
+
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+GOAL_IMPORT_S = 0.040
+GOAL_HELP_S = 0.100
+ROUNDS = 40
+
+BARE = [sys.executable, "-c", "pass"]
+IMPORT = [sys.executable, "-c", "import registry_drain"]
+HELP = [str(Path(sys.executable).with_name("deregister")), "--help"]
+
+
+def seconds_to_run(argv: list[str], environment: dict[str, str]) -> float:
+    """Run a program to its end and return the seconds it took."""
+    began = time.perf_counter()
+    subprocess.run(argv, check=True, stdout=subprocess.DEVNULL, env=environment, timeout=60)
+    return time.perf_counter() - began
+
+
+def main() -> int:
+    """Measure, print, and return whether a goal was missed."""
+    with tempfile.TemporaryDirectory() as cache:
+        environment = {**os.environ, "PYTHONPYCACHEPREFIX": cache}
+        environment.pop("PYTHONDONTWRITEBYTECODE", None)
+        programs = (BARE, IMPORT, HELP)
+        for program in programs:  # which fills the cache
+            seconds_to_run(program, environment)
+        rounds = [[seconds_to_run(program, environment) for program in programs] for _ in range(ROUNDS)]
+    bare, imported, helped = (statistics.median(times) for times in zip(*rounds, strict=True))
+    added = statistics.median(row[1] - row[0] for row in rounds)
+    print(f"bare Python            {bare * 1000:6.1f} ms")
+    print(
+        f"import registry_drain  {imported * 1000:6.1f} ms, {imported / bare:.2f} times bare Python, adding"
+        f" {added * 1000:.1f} ms (goal: at most {GOAL_IMPORT_S * 1000:.0f} ms)"
+    )
+    print(
+        f"deregister --help      {helped * 1000:6.1f} ms, {helped / bare:.2f} times bare Python"
+        f" (goal: at most {GOAL_HELP_S * 1000:.0f} ms)"
+    )
+    return int(added > GOAL_IMPORT_S or helped > GOAL_HELP_S)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

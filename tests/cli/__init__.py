@@ -1,0 +1,1 @@
+"""The commands, as operators and scripts see them: exit statuses, one line of complaint, JSON."""
