@@ -24,6 +24,8 @@ from registry_drain.errors import ServerError
 from registry_drain.instance import ServiceInstance
 from registry_drain.registries.base import Registry, Watch
 
+REACH_TIMEOUT = 10.0
+"""Seconds until the registry has answered for the first time."""
 START_TIMEOUT = 30.0
 """Seconds from starting a process until it is listed: an interpreter, some imports, a registration."""
 STOP_TIMEOUT = 30.0
@@ -148,7 +150,7 @@ class Fleet:
 
     def __enter__(self) -> Fleet:
         """Follow the service."""
-        self._watch = self._registry.watch(self._service, Deadline.after(START_TIMEOUT, self._clock), self._on_change)
+        self._watch = self._registry.watch(self._service, Deadline.after(REACH_TIMEOUT, self._clock), self._on_change)
         return self
 
     def __exit__(
