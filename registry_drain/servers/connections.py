@@ -2,8 +2,8 @@
 
 Theory of operation: a serving thread notes how many bytes it has been given (``received``) and how many of them belong
 to messages that have been answered (``boundary``). While the two are equal and it sleeps in a read (``is_waiting``),
-the connection is *idle*; otherwise it is busy. That is all a request costs: some attributes of the connection, written by
-its own thread; no lock, no system call, no wake-up pipe. Whoever asks adds the connections up.
+the connection is *idle*; otherwise it is busy. That is all a request costs: some attributes of the connection, written
+by its own thread; no lock, no system call, no wake-up pipe. Whoever asks adds the connections up.
 
 An idle connection is closed by the drain when it is *quiet*. The kernel says so itself (``TCP_INFO``, ``tcp(7)``):
 nothing has arrived for ``idle_quiet`` seconds, and of all bytes that ever arrived the serving thread has noted every
@@ -53,9 +53,9 @@ LINGER = 0.020
 _STEP = 0.005
 """Seconds between two looks of the drain; closing itself is not paced by it."""
 
-_UNSEEN_LIMIT = 10
-"""After this many quiet periods bytes that were never accounted for are not on their way to the serving thread: the
-handler has read them by a way that cannot be seen (TLS, ``os.read``).
+UNSURE_QUIET = 0.200
+"""The same, where not every byte could be accounted for. Linux repeats a lost segment after 200 ms at the least
+(TCP_RTO_MIN), so that the rest of a message is not merely late.
 """
 
 _JOIN_PATIENCE_S = 0.100
@@ -91,7 +91,10 @@ class Connection:
         has_answered: something was written since the request began. Only where the adapter needs to guess.
         is_in_mark: the handler says that it is serving a request, whatever it reads or writes.
         is_marked: the handler marks its requests, so nothing is guessed any more.
-        ends_at_marks: whether a mark's end is the request's, or the protocol knows better.
+        is_guessed: whether boundaries are guessed from reads and writes: the adapter does not know the protocol.
+        is_timed: whether the serving thread notes ``started_at`` and ``arrived_at``; else the kernel is asked.
+        is_sure: whether ``boundary`` leaves out bytes that were read ahead; otherwise ``leftover`` may not be known.
+        when_draining: is called when draining begins, by the thread that drains.
     """
 
     __slots__ = (
@@ -99,14 +102,17 @@ class Connection:
         "_is_over",
         "_lock",
         "_quiet_since",
+        "_served_when_asked",
         "arrived_at",
         "boundary",
         "connections",
-        "ends_at_marks",
         "has_answered",
+        "is_guessed",
         "is_half_closed",
         "is_in_mark",
         "is_marked",
+        "is_sure",
+        "is_timed",
         "is_waiting",
         "leftover",
         "name",
@@ -116,9 +122,10 @@ class Connection:
         "sock",
         "started_at",
         "thread",
+        "when_draining",
     )
 
-    def __init__(self, connections: Connections, sock: socket.socket, *, ends_at_marks: bool = False) -> None:
+    def __init__(self, connections: Connections, sock: socket.socket, *, is_guessed: bool = False) -> None:
         """Describe ``sock``; :meth:`Connections.add` takes it in."""
         self.sock = sock
         self.peer = _peer_name(sock)
@@ -135,12 +142,21 @@ class Connection:
         self.has_answered = False
         self.is_in_mark = False
         self.is_marked = False
-        self.ends_at_marks = ends_at_marks
+        self.is_guessed = is_guessed
+        self.is_timed = True
+        self.is_sure = True
+        self.when_draining: Callable[[], None] | None = None
         self.connections = connections
         self._lock = threading.Lock()
         self._is_closed = False
         self._is_over = False
         self._quiet_since: tuple[int, float] | None = None
+        self._served_when_asked = 0
+
+    @property
+    def has_kernel_times(self) -> bool:
+        """Whether the kernel tells when data arrived."""
+        return _TCP_INFO is not None and self.sock.family != socket.AF_UNIX
 
     @property
     def is_busy(self) -> bool:
@@ -167,19 +183,19 @@ class Connection:
         self.has_answered = False
         if self.connections.is_draining:
             self.close_behind_answer()
-        if self.leftover:
+        if self.leftover and self.is_guessed:
             self.begin_request()
 
     def begin_mark(self) -> None:
         """Note that the handler says that it serves a request."""
         self.is_marked = self.is_in_mark = True
-        if self.received == self.boundary and self.ends_at_marks:
+        if self.received == self.boundary and self.is_guessed:
             self.begin_request()  # Nobody has asked for it: the handler has something to say by itself.
 
     def end_mark(self) -> None:
         """Note that the handler says that it has served a request."""
         self.is_in_mark = False
-        if self.ends_at_marks:
+        if self.is_guessed:
             self.end_request()
 
     def close_behind_answer(self) -> None:
@@ -203,8 +219,40 @@ class Connection:
 
     def close(self) -> None:
         """Note that the descriptor is about to be closed; follow with :meth:`closed`. Idempotent."""
+        self.ask_arrival()
         with self._lock:
             self._is_closed = True
+
+    def ask_arrival(self) -> None:
+        """Bring ``arrived_at`` up to date, if the kernel knows it and a request has arrived. From any thread."""
+        if not self.is_timed and self.served != self._served_when_asked:
+            self._served_when_asked = self.served
+            self.arrived_at = self._data_arrived_at() or self.arrived_at
+
+    def describe(self) -> InFlightRequest:
+        """Return the request in flight. From any thread."""
+        started_at = self.started_at
+        if not self.is_timed or (not self.name and not self.is_guessed):
+            # A message of which only the beginning is here began no later than its last bytes came.
+            started_at = self._data_arrived_at() or self.connections.now()
+        thread_id = (self.thread.ident or 0) if self.thread is not None else 0
+        return InFlightRequest(self.name or "(unnamed)", self.peer, started_at, thread_id)
+
+    def _data_arrived_at(self) -> float | None:
+        info = self._tcp_info()
+        return None if info is None else self.connections.now() - info[0] / 1000
+
+    def _tcp_info(self) -> tuple[int, int] | None:
+        """Return the milliseconds since data last arrived, and how many bytes ever did."""
+        if not self.has_kernel_times:
+            return None
+        try:
+            info = self.sock.getsockopt(socket.IPPROTO_TCP, _TCP_INFO or 0, _TCP_INFO_SIZE)
+        except OSError:
+            return None
+        if len(info) < _TCP_INFO_SIZE:
+            return None
+        return _LAST_DATA_RECV.unpack_from(info, 52)[0], _BYTES_RECEIVED.unpack_from(info, 128)[0]
 
     def closed(self) -> None:
         """Note that the descriptor is closed. Idempotent."""
@@ -252,18 +300,16 @@ class Connection:
 
     def _is_quiet(self, seconds: float) -> bool:
         """Whether nothing arrived for so long, and nothing that arrived before is on its way to the serving thread."""
-        try:
-            if _TCP_INFO is not None and self.sock.family != socket.AF_UNIX:
-                info = self.sock.getsockopt(socket.IPPROTO_TCP, _TCP_INFO, _TCP_INFO_SIZE)
-                if len(info) == _TCP_INFO_SIZE:
-                    last_ms: int = _LAST_DATA_RECV.unpack_from(info, 52)[0]
-                    arrived: int = _BYTES_RECEIVED.unpack_from(info, 128)[0]
-                    if arrived == self.received:
-                        return last_ms >= seconds * 1000
-                    return last_ms >= seconds * 1000 * _UNSEEN_LIMIT and not _pending_bytes(self.sock)
+        if not self.is_sure:
+            seconds = max(seconds, UNSURE_QUIET)
+        info = self._tcp_info()
+        if info is None:
             return self._has_been_quiet(seconds)
-        except OSError:
-            return False
+        last_ms, arrived = info
+        if arrived == self.received:
+            return last_ms >= seconds * 1000
+        # Either they are on their way to the serving thread, or it reads in a way that is not counted (TLS, os.read).
+        return last_ms >= max(seconds, UNSURE_QUIET) * 1000 and not _pending_bytes(self.sock)
 
     def _has_been_quiet(self, seconds: float) -> bool:
         # Without TCP_INFO: nothing waits in the kernel, and nothing has been read since we first looked.
@@ -334,19 +380,16 @@ class Connections:
     def last_arrival_at(self) -> float | None:
         """When the last of them arrived."""
         with self._sum_lock:
-            instants = [self._arrived_before, *(connection.arrived_at for connection in self._open.copy())]
+            connections = self._open.copy()
+            for connection in connections:
+                connection.ask_arrival()
+            instants = [self._arrived_before, *(connection.arrived_at for connection in connections)]
         return max((instant for instant in instants if instant is not None), default=None)
 
     def requests(self) -> list[InFlightRequest]:
         """Return the requests in flight."""
         return [
-            InFlightRequest(
-                # Of a message whose first bytes have come, nothing else is known.
-                connection.name or "(unnamed)",
-                connection.peer,
-                connection.started_at if connection.name or connection.ends_at_marks else self.now(),
-                connection.thread.ident or 0,
-            )
+            connection.describe()
             for connection in self._open.copy()
             if connection.thread is not None and connection.is_busy
         ]
@@ -382,6 +425,8 @@ class Connections:
         """
         self.is_draining = True
         for connection in self._open.copy():
+            if connection.when_draining is not None:
+                connection.when_draining()
             if connection.is_busy:
                 connection.cork(is_corked=True)
         while self._open:

@@ -1,8 +1,8 @@
 """Which requests are in flight, and when the last one arrived.
 
 Theory of operation: requests become known in two ways. An adapter may tell of each: ``begin`` and ``end`` keep them in
-a dict. Or, where every microsecond counts, it has a :class:`RequestSource` that can be *asked*: its serving threads only
-note what they do in attributes of their own connection, and whoever wants to know adds that up.
+a dict. Or, where every microsecond counts, it has a :class:`RequestSource` that can be *asked*: its serving threads
+only note what they do in attributes of their own connection, and whoever wants to know adds that up.
 
 ``begin``, ``identify`` and ``end`` take no lock either: each step that two threads could contend for is one atomic
 operation of the interpreter on a dict or on an iterator. A record is a plain tuple while it lives, for making a

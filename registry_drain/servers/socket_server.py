@@ -72,7 +72,7 @@ class TrackedSocket(socket.socket):
         timeout = sock.gettimeout()
         tracked = cls(sock.family, sock.type, sock.proto, fileno=sock.detach())
         tracked.settimeout(timeout)
-        tracked.connection = Connection(connections, tracked, ends_at_marks=True)
+        tracked.connection = Connection(connections, tracked, is_guessed=True)
         connections.add(tracked.connection)
         return tracked
 

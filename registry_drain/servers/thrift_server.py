@@ -13,8 +13,10 @@ things replaced on it when it starts.
 A connection whose ``TSocket`` reads from the wire at a boundary is idle. Everything else, half-received messages
 included, is busy. :mod:`registry_drain.servers.connections` says how each is closed.
 
-A buffered transport may hold the beginning of the next message, which the socket cannot know: it is looked for at the
-boundary. A framed one takes whole frames and holds nothing.
+A buffered transport may hold the beginning of the next message, which the socket cannot know. It is looked for at each
+boundary while draining, but not before, where it would cost every request. So a connection that went idle before the
+drain is closed after ``UNSURE_QUIET`` instead: half a message that is followed by nothing for longer than TCP takes to
+repeat a lost segment is not going to be completed. A framed transport takes whole frames, and never holds anything.
 
 A pool's workers end by a sentinel each, queued behind the last connection, so that queued clients are served first.
 
@@ -23,6 +25,7 @@ Sources: ``thrift/server/TServer.py`` and ``thrift/transport/TSocket.py`` of Apa
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import logging
 import threading
@@ -47,8 +50,15 @@ except ImportError as error:
 
 logger = logging.getLogger(__name__)
 
+_Header = tuple[str, int, int]
+_ReadHeader = Callable[[], _Header]
+
 _END_OF_WORK = object()
 """Queued for a pool's worker in place of a client."""
+
+
+class _WorkEndedError(BaseException):
+    """Ends a pool's worker. Not an Exception: its loop logs those, and goes on."""
 
 
 class ThriftServer:
@@ -194,28 +204,16 @@ class ThriftServer:
         connection = serving.connection
         if connection is None:
             return protocol
+        read_header: _ReadHeader = protocol.readMessageBegin
         unread = _unread_in(protocol.trans, transport)
         connection.is_sure = unread is None
-        if self._health_check_methods or not connection.knows_last_arrival:
-            begin = _watch_and_time(connection, protocol.readMessageBegin, self._health_check_methods)
-        else:
-            begin = _watch_messages(connection, protocol.readMessageBegin)
-
-        def begin_while_draining() -> tuple[str, int, int]:
-            connection.leftover = 0 if unread is None else unread()
-            connection.end_request()
-            connection.is_sure = True
-            _end_if_closed(connection)
-            if connection.received == connection.boundary:
-                return begin()
-            # begin() takes all that was received for answered, but these bytes are the next message's.
-            header = begin()
-            return header
+        connection.is_timed = bool(self._health_check_methods) or not connection.has_kernel_times
+        watch = _watch_and_time if connection.is_timed else _watch_only
+        protocol.readMessageBegin = watch(connection, read_header, self._health_check_methods)
 
         def watch_drain() -> None:
-            protocol.readMessageBegin = begin_while_draining
+            protocol.readMessageBegin = _watch_drain(connection, read_header, self._health_check_methods, unread)
 
-        protocol.readMessageBegin = begin
         # In this order: a drain that begins meanwhile either finds the call, or is seen here.
         connection.when_draining = watch_drain
         if self._connections.is_draining:
@@ -237,7 +235,8 @@ class ThriftServer:
 
     def _serve_thread(self) -> None:
         self._workers.append(threading.current_thread())
-        self._work()
+        with contextlib.suppress(_WorkEndedError):
+            self._work()
 
     def _threads(self) -> list[threading.Thread]:
         threads = {*self._connections.threads(), *self._workers, self._thread}
@@ -259,7 +258,7 @@ class _BindingTransportFactory:
 
     def getTransport(self, client: Any) -> Any:  # noqa: N802  Thrift's name
         if client is _END_OF_WORK:
-            raise SystemExit  # The worker's loop logs an Exception and goes on; this ends the thread, silently.
+            raise _WorkEndedError
         connection: Connection | None = getattr(client, "drained_connection", None)
         serving.connection = connection
         if connection is not None:
@@ -268,15 +267,14 @@ class _BindingTransportFactory:
         return self._factory.getTransport(client)
 
 
-def _plain_reader(connection: Connection) -> Callable[[int], bytes]:
+def _read_from(connection: Connection) -> Callable[[int], bytes]:
     receive = connection.sock.recv
 
     def read(size: int) -> bytes:
         try:
             data = receive(size)
         except OSError as error:
-            kind = TTransportException.TIMED_OUT if isinstance(error, TimeoutError) else TTransportException.UNKNOWN
-            raise TTransportException(kind, f"cannot read from {connection.peer}: {error}", error) from error
+            raise _transport_error("read from", connection, error) from error
         if not data:
             raise TTransportException(TTransportException.END_OF_FILE, f"{connection.peer} has closed the connection")
         connection.received += len(data)
@@ -285,13 +283,100 @@ def _plain_reader(connection: Connection) -> Callable[[int], bytes]:
     return read
 
 
-def _reader(connection: Connection, read_as_before: Callable[[int], bytes]) -> Callable[[int], bytes]:
+def _write_to(connection: Connection) -> Callable[[bytes], None]:
+    send = connection.sock.send
+
+    def write(data: bytes) -> None:
+        # Not sendall, whose time limit is for all of it: a large answer may take longer than a server's timeout.
+        try:
+            sent = send(data)
+            while sent < len(data):
+                sent += send(memoryview(data)[sent:])
+        except OSError as error:
+            raise _transport_error("write to", connection, error) from error
+
+    return write
+
+
+def _transport_error(what: str, connection: Connection, error: OSError) -> Exception:
+    kind = TTransportException.TIMED_OUT if isinstance(error, TimeoutError) else TTransportException.UNKNOWN
+    mapped: Exception = TTransportException(kind, f"cannot {what} {connection.peer}: {error}", error)
+    return mapped
+
+
+def _count_reads(connection: Connection, read_as_before: Callable[[int], bytes]) -> Callable[[int], bytes]:
     def read(size: int) -> bytes:
         data = read_as_before(size)
         connection.received += len(data)
         return data
 
     return read
+
+
+# The next two are on the path of every request, hence spelled out: Connection's methods of the same meaning would cost
+# a call each. A request costs one call, for the function itself, and a few attributes.
+
+
+def _watch_only(connection: Connection, read_header: _ReadHeader, _: frozenset[str]) -> _ReadHeader:
+    """Return a ``readMessageBegin`` that leaves the times to the kernel, and trusts that nothing was read ahead."""
+
+    def read_message_begin() -> _Header:
+        connection.boundary = connection.received
+        connection.name = ""
+        header = read_header()
+        if connection.is_half_closed:
+            _end_if_closed(connection)
+        connection.name = header[0]
+        connection.served += 1
+        return header
+
+    return read_message_begin
+
+
+def _watch_and_time(connection: Connection, read_header: _ReadHeader, health_checks: frozenset[str]) -> _ReadHeader:
+    """Return the same that tells health checks from requests, and notes the time of each."""
+    now = connection.connections.now
+
+    def read_message_begin() -> _Header:
+        connection.boundary = connection.received
+        connection.name = ""
+        header = read_header()
+        if connection.is_half_closed:
+            _end_if_closed(connection)
+        connection.name = header[0]
+        connection.started_at = now()
+        if header[0] not in health_checks:
+            connection.arrived_at = connection.started_at
+            connection.served += 1
+        return header
+
+    return read_message_begin
+
+
+def _watch_drain(
+    connection: Connection,
+    read_header: _ReadHeader,
+    health_checks: frozenset[str],
+    unread: Callable[[], int] | None,
+) -> _ReadHeader:
+    """Return the same for the time of draining: closes behind answers, and looks for what was read ahead."""
+
+    def read_message_begin() -> _Header:
+        connection.leftover = 0 if unread is None else unread()
+        connection.is_sure = True
+        connection.end_request()
+        _end_if_closed(connection)
+        header = read_header()
+        _end_if_closed(connection)
+        connection.name = header[0]
+        connection.started_at = connection.connections.now()
+        if header[0] not in health_checks:
+            connection.arrived_at = connection.started_at
+            connection.served += 1
+        connection.cork(is_corked=True)
+        return header
+
+    return read_message_begin
 
 
 def _end_if_closed(connection: Connection) -> None:

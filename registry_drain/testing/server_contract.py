@@ -1,0 +1,462 @@
+"""The promises of :mod:`registry_drain.servers.base` as tests, which every adapter passes.
+
+Use it for your own adapter by subclassing it in a test module::
+
+    class TestMyServer(ServerContract):
+        def new_server(self, serve: Callable[[bytes], bytes]) -> DrainableServer:
+            return MyServer(...)  # on 127.0.0.1, port 0; answers each request with serve(payload)
+
+        def connect(self, address: tuple[str, int]) -> ContractClient:
+            return MyClient(address)
+
+Every test makes servers of its own and leaves nothing behind: a thread or a socket that outlives ``cut_off`` fails it.
+Real sockets and real time, bounded by ``patience``. The suite needs only a runner that calls ``test_*`` methods, and
+skips by :class:`unittest.SkipTest`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import threading
+import time
+import unittest
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Protocol
+
+from registry_drain.clock import Deadline
+from registry_drain.errors import ServerError
+from registry_drain.servers.base import DrainableServer, ListenerClosure
+from registry_drain.servers.in_flight import InFlightRequest
+from registry_drain.testing.bench import Call, promise, until
+
+LARGE = 4 << 20
+"""Bytes of an answer that fits no socket buffer: some of it is still to be written when the drain begins."""
+
+_REPLY = b"done"
+
+
+class ContractClient(Protocol):
+    """One persistent connection of a client, with a time limit on every operation."""
+
+    def send(self, payload: bytes) -> None:
+        """Send one request; do not wait for its answer."""
+        ...
+
+    def receive(self) -> bytes:
+        """Return the next answer.
+
+        Raises:
+            EOFError: the server has closed the connection, politely and between messages.
+            OSError: anything else, e.g. a reset.
+        """
+        ...
+
+    def close(self) -> None:
+        """Hang up. Idempotent."""
+        ...
+
+
+class Stage:
+    """One server and its clients. As a context it ends both, and fails if anything is left of the server."""
+
+    def __init__(self, contract: ServerContract) -> None:
+        """Make the server; it is not started."""
+        self._contract = contract
+        self._threads_before = set(threading.enumerate())
+        self._sockets_before = _open_sockets()
+        self._exits = contextlib.ExitStack()
+        self.patience = contract.patience
+        self.entered = threading.Semaphore(0)
+        self.gate = threading.Event()
+        self.server = contract.new_server(self._serve)
+        self.address = ("", 0)
+
+    def _serve(self, payload: bytes) -> bytes:
+        """Serve a request: its payload says how."""
+        if payload == b"wait":
+            self.entered.release()
+            self.gate.wait(self.patience)
+            return _REPLY
+        if payload == b"large":
+            self.entered.release()
+            return b"x" * LARGE
+        if payload == b"inside":
+            return str(self.server.in_flight.holds_current_thread()).encode()
+        return payload
+
+    def deadline(self, seconds: float | None = None) -> Deadline:
+        """Return the deadline of one call."""
+        return Deadline.after(self.patience if seconds is None else seconds)
+
+    def start(self) -> Stage:
+        """Start the server."""
+        self.address = self.server.start()
+        return self
+
+    def client(self) -> ContractClient:
+        """Return a connected client, that hangs up in the end."""
+        client = self._contract.connect(self.address)
+        self._exits.callback(client.close)
+        return client
+
+    def served_client(self) -> ContractClient:
+        """Return a client that has been served once, so that its connection is known to be idle."""
+        client = self.client()
+        client.send(b"hello")
+        promise(client.receive() == b"hello", "a request is answered")
+        return client
+
+    def waiting_client(self) -> ContractClient:
+        """Return a client whose request is being served, until the gate opens."""
+        client = self.client()
+        client.send(b"wait")
+        promise(self.entered.acquire(timeout=self.patience), "a request reaches its handler")
+        return client
+
+    def close_listener(self) -> ListenerClosure:
+        """Close the listener, in time."""
+        closing = Call(lambda: self.server.close_listener(self.deadline()))
+        return closing.result(self.patience, "close_listener")
+
+    def draining(self) -> Call[bool]:
+        """Begin to drain."""
+        return Call(lambda: self.server.drain(self.deadline()))
+
+    def drained(self, draining: Call[bool]) -> None:
+        """Wait for the drain, and for nothing to be left to cut off."""
+        promise(draining.result(self.patience, "drain"), "drain returns True once everything has finished")
+        promise(self.cut_off() == (), "nothing is left to cut off after a drain that finished")
+
+    def cut_off(self) -> tuple[InFlightRequest, ...]:
+        """Cut off what is left, in time."""
+        return Call(self.server.cut_off).result(self.patience, "cut_off")
+
+    def left_behind(self) -> list[str]:
+        """Return the threads and sockets that are there now and were not before."""
+        threads = [thread.name for thread in set(threading.enumerate()) - self._threads_before if thread.is_alive()]
+        return threads + sorted(_open_sockets() - self._sockets_before)
+
+    def __enter__(self) -> Stage:
+        """Begin."""
+        return self
+
+    def __exit__(
+        self, error_type: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """End it. A test that failed already keeps its own error."""
+        self.gate.set()
+        self._exits.close()
+        if error is not None:
+            with contextlib.suppress(Exception):
+                self.cut_off()
+            return
+        self.cut_off()
+        until(lambda: not self.left_behind(), self.patience, "no thread or socket outlives cut_off()", self.left_behind)
+
+
+class ServerContract:
+    """Every promise. Override the first two, and what else your server needs.
+
+    Attributes:
+        patience: real seconds that anything may take.
+        request_name: the name that a request carries in reports; None if the adapter cannot know one.
+        is_concurrent: whether several connections are served at the same time.
+        can_pipeline: whether a client may send its next request before it has the answer to the last one.
+        keeps_connections: whether a connection carries more than one request.
+    """
+
+    patience: float = 10.0
+    request_name: str | None = None
+    is_concurrent: bool = True
+    can_pipeline: bool = True
+    keeps_connections: bool = True
+
+    def new_server(self, serve: Callable[[bytes], bytes]) -> DrainableServer:
+        """Return an adapter around a new server on 127.0.0.1 and a free port, which answers with ``serve(payload)``."""
+        raise NotImplementedError
+
+    def connect(self, address: tuple[str, int]) -> ContractClient:
+        """Return a client that is connected to ``address``.
+
+        Raises:
+            ConnectionRefusedError: nobody listens.
+        """
+        raise NotImplementedError
+
+    @contextlib.contextmanager
+    def _stage(self) -> Iterator[Stage]:
+        with Stage(self) as stage:
+            yield stage.start()
+
+    def _needs(self, ability: bool, what: str) -> None:  # noqa: FBT001 -- an attribute of this class
+        if not ability:
+            raise unittest.SkipTest(f"this server does not {what}")
+
+    # ------------------------------------------------------------------------------------------------- serving
+
+    def test_start_returns_the_address_and_requests_are_served(self) -> None:
+        """Connections are accepted when start returns."""
+        with self._stage() as stage:
+            promise(stage.address[1] > 0, "start returns the bound port")
+            stage.served_client()
+
+    def test_start_again_is_refused(self) -> None:
+        """A server starts once."""
+        with self._stage() as stage:
+            _raises(ServerError, stage.server.start, "a second start is refused")
+
+    def test_requests_are_counted_and_named(self) -> None:
+        """While it is served a request is in flight, under its name; afterwards it is not, and stays counted."""
+        with self._stage() as stage:
+            in_flight = stage.server.in_flight
+            promise(in_flight.total == 0 and in_flight.last_arrival_at is None, "nothing has arrived yet")
+            client = stage.waiting_client()
+            (request,) = in_flight.snapshot()
+            promise(in_flight.count == 1, "a request that is served is in flight")
+            if self.request_name is not None:
+                promise(request.name == self.request_name, f"it is named {self.request_name}, not {request.name}")
+            promise(request.peer.startswith("127.0.0.1:"), f"its peer is the client, not {request.peer!r}")
+            stage.gate.set()
+            promise(client.receive() == _REPLY, "it is answered")
+            until(lambda: in_flight.count == 0, self.patience, "an answered request is not in flight")
+            promise(in_flight.total == 1, "it has arrived once")
+            arrived_at = in_flight.last_arrival_at or 0.0
+            age = stage.deadline(0).at - arrived_at
+            promise(0 <= age < self.patience, f"it arrived a moment ago, not {age:.1f} s")
+
+    def test_a_handler_knows_that_it_is_one(self) -> None:
+        """A stop that is called from a handler must not wait for that handler."""
+        with self._stage() as stage:
+            client = stage.client()
+            client.send(b"inside")
+            promise(client.receive() == b"True", "holds_current_thread is True inside a handler")
+            promise(not stage.server.in_flight.holds_current_thread(), "and False elsewhere")
+
+    # ------------------------------------------------------------------------------------------- the listener
+
+    def test_a_closed_listener_refuses(self) -> None:
+        """When close_listener returns a client is refused, at once."""
+        with self._stage() as stage:
+            promise(stage.close_listener().is_clean, "an idle listener closes cleanly")
+            _raises(ConnectionRefusedError, stage.client, "a closed listener refuses connections")
+
+    def test_close_listener_is_idempotent(self) -> None:
+        """Called twice, and from two threads at once, it says the same."""
+        with self._stage() as stage:
+            calls = [Call(lambda: stage.server.close_listener(stage.deadline())) for _ in range(2)]
+            first, second = (call.result(self.patience, "close_listener") for call in calls)
+            promise(first == second == stage.close_listener(), "every call returns the first one's outcome")
+
+    def test_what_waits_to_be_accepted_is_served(self) -> None:
+        """Connections that wait, behind a busy server, are served although the listener is closed."""
+        with self._stage() as stage:
+            busy = stage.waiting_client()
+            waiting = [stage.client() for _ in range(20)]
+            for client in waiting:
+                client.send(b"queued")
+            stage.close_listener()
+            stage.gate.set()
+            draining = stage.draining()
+            promise(busy.receive() == _REPLY, "the busy one is answered")
+            for client in waiting:
+                promise(client.receive() == b"queued", "a connection from the backlog is answered")
+            stage.drained(draining)
+
+    def test_requests_between_closing_and_draining_are_served(self) -> None:
+        """Closing the listener is no concern of the connections that are open."""
+        self._needs(self.keeps_connections, "keep connections")
+        with self._stage() as stage:
+            client = stage.served_client()
+            stage.close_listener()
+            client.send(b"still here")
+            promise(client.receive() == b"still here", "an open connection is served after the listener is closed")
+
+    def test_no_client_is_reset_by_a_closing_listener(self) -> None:
+        """Clients that connect all the time are either answered or refused."""
+        outcomes: Counter[str] = Counter()
+        with self._stage() as stage:
+            stopped, is_warm = threading.Event(), threading.Semaphore(0)
+
+            def hammer() -> None:
+                for turn in itertools.count():
+                    outcome = _outcome_of_one_call(self, stage.address)
+                    outcomes[outcome] += 1
+                    if turn == 3:
+                        is_warm.release()
+                    if outcome != "answered" or stopped.is_set():
+                        return
+
+            hammers = [Call(hammer) for _ in range(8)]
+            for _ in hammers:
+                promise(is_warm.acquire(timeout=self.patience), f"clients are served: {outcomes}")
+            closure = stage.close_listener()
+            stage.drained(stage.draining())
+            stopped.set()
+            for each in hammers:
+                each.result(self.patience, "a client")
+        failures = {outcome: count for outcome, count in outcomes.items() if outcome not in {"answered", "refused"}}
+        # Without privileges the last moment cannot be closed, see registry_drain.servers.listener.
+        tolerated = 2 if closure.method == "listen(0)" else 0
+        promise(sum(failures.values()) <= tolerated, f"no connection is reset ({closure}): {dict(outcomes)}")
+        promise(outcomes["refused"] > 0, f"in the end clients are refused: {dict(outcomes)}")
+
+    # --------------------------------------------------------------------------------------------- the drain
+
+    def test_idle_connections_are_closed_politely(self) -> None:
+        """An idle client reads an end of file, not a reset."""
+        self._needs(self.keeps_connections, "keep connections")
+        with self._stage() as stage:
+            clients = [stage.served_client()]
+            if self.is_concurrent:
+                clients += [stage.served_client() for _ in range(4)]
+            stage.close_listener()
+            draining = stage.draining()
+            for client in clients:
+                _raises(EOFError, client.receive, "an idle connection ends with an end of file")
+            stage.drained(draining)
+
+    def test_connections_that_were_never_used_are_closed_politely(self) -> None:
+        """A client that connected ahead of need reads an end of file."""
+        with self._stage() as stage:
+            client = stage.client()
+            stage.close_listener()
+            draining = stage.draining()
+            _raises(EOFError, client.receive, "an unused connection ends with an end of file")
+            stage.drained(draining)
+
+    def test_a_busy_connection_gets_its_answer_and_is_closed_behind_it(self) -> None:
+        """The drain waits for the request; then the connection ends."""
+        with self._stage() as stage:
+            client = stage.waiting_client()
+            stage.close_listener()
+            draining = stage.draining()
+            draining.join(0.05)
+            promise(draining.is_alive(), "the drain waits for the request in flight")
+            stage.gate.set()
+            promise(client.receive() == _REPLY, "a request in flight is answered")
+            _raises(EOFError, client.receive, "the connection is closed behind the answer")
+            stage.drained(draining)
+
+    def test_a_pipelined_request_is_answered(self) -> None:
+        """What was sent behind a request in flight, before the drain, is served too."""
+        self._needs(self.can_pipeline, "pipeline")
+        with self._stage() as stage:
+            client = stage.waiting_client()
+            client.send(b"second")
+            client.send(b"third")
+            stage.close_listener()
+            draining = stage.draining()
+            stage.gate.set()
+            answers = [client.receive() for _ in range(3)]
+            promise(answers == [_REPLY, b"second", b"third"], f"pipelined requests are answered in order: {answers}")
+            _raises(EOFError, client.receive, "the connection is closed behind the last answer")
+            stage.drained(draining)
+
+    def test_a_large_answer_is_finished(self) -> None:
+        """An answer that the client is slow to read is written to its end."""
+        with self._stage() as stage:
+            client = stage.client()
+            client.send(b"large")
+            promise(stage.entered.acquire(timeout=self.patience), "a request reaches its handler")
+            stage.close_listener()
+            draining = stage.draining()
+            draining.join(0.05)
+            promise(draining.is_alive(), "the drain waits for an answer that is being written")
+            promise(client.receive() == b"x" * LARGE, "an answer that is being written is finished")
+            _raises(EOFError, client.receive, "the connection is closed behind it")
+            stage.drained(draining)
+
+    def test_a_stuck_handler_is_cut_off_and_named(self) -> None:
+        """At the deadline the drain gives up, the rest is cut off, and the report knows what it was."""
+        with self._stage() as stage:
+            client = stage.waiting_client()
+            stage.close_listener()
+            draining = Call(lambda: stage.server.drain(stage.deadline(0.1)))
+            promise(not draining.result(self.patience, "drain"), "drain returns False at its deadline")
+            promise(stage.server.in_flight.count == 1, "and leaves the request alone")
+            cut = stage.cut_off()
+            promise(len(cut) == 1, f"what is cut off is told: {cut}")
+            if self.request_name is not None:
+                promise(cut[0].name == self.request_name, f"it is named {self.request_name}, not {cut[0].name}")
+            _raises((EOFError, OSError), client.receive, "the client of a request that was cut off does not hang")
+
+    def test_a_drain_without_time_returns_at_once(self) -> None:
+        """A stop in a hurry still asks: nothing of it may wait."""
+        with self._stage() as stage:
+            client = stage.waiting_client()
+            began_at = time.monotonic()
+            stage.server.close_listener(stage.deadline(0))
+            promise(not stage.server.drain(stage.deadline(0)), "a drain that has no time does not finish")
+            elapsed = time.monotonic() - began_at
+            promise(elapsed < self.patience / 4, f"without time nothing waits ({elapsed:.2f} s)")
+            client.close()
+
+    # ------------------------------------------------------------------------------------------- the life cycle
+
+    def test_stop_before_start(self) -> None:
+        """A server that was never started can be stopped, and cannot be started then."""
+        with Stage(self) as stage:
+            promise(stage.close_listener().is_clean, "there is nothing to close")
+            promise(stage.server.drain(stage.deadline()), "there is nothing to drain")
+            promise(stage.cut_off() == (), "there is nothing to cut off")
+            _raises(ServerError, stage.server.start, "a stopped server does not start")
+
+    def test_stop_twice(self) -> None:
+        """Every step may be repeated."""
+        with self._stage() as stage:
+            stage.served_client()
+            for _ in range(2):
+                stage.close_listener()
+                stage.drained(stage.draining())
+            _raises(ServerError, stage.server.start, "a stopped server does not start")
+
+    def test_cut_off_alone_ends_everything(self) -> None:
+        """Even without the steps before it."""
+        with self._stage() as stage:
+            client = stage.served_client() if self.keeps_connections else stage.client()
+            stage.cut_off()
+            _raises((EOFError, OSError), client.receive, "cut_off ends connections")
+            _raises(ConnectionRefusedError, stage.client, "cut_off closes the listener")
+
+
+def _outcome_of_one_call(contract: ServerContract, address: tuple[str, int]) -> str:
+    try:
+        client = contract.connect(address)
+    except ConnectionRefusedError:
+        return "refused"
+    except OSError as error:
+        return f"connecting: {error!r}"
+    try:
+        client.send(b"short")
+        return "answered" if client.receive() == b"short" else "garbled"
+    except (OSError, EOFError) as error:
+        return f"calling: {error!r}"
+    finally:
+        client.close()
+
+
+def _raises(errors: type[Exception] | tuple[type[Exception], ...], call: Callable[[], object], promised: str) -> None:
+    __tracebackhide__ = True
+    try:
+        value = call()
+    except errors:
+        return
+    except Exception as error:
+        raise AssertionError(f"{promised}; raised instead: {error!r}") from error
+    promise(is_kept=False, broken=f"{promised}; returned instead: {str(value)[:80]}")
+
+
+def _open_sockets() -> set[str]:
+    """Return the sockets of this process, by inode; nothing where there is no /proc."""
+    sockets: set[str] = set()
+    with contextlib.suppress(FileNotFoundError):
+        for descriptor in Path("/proc/self/fd").iterdir():
+            with contextlib.suppress(OSError):
+                target = str(descriptor.readlink())
+                if target.startswith("socket:"):
+                    sockets.add(target)
+    return sockets

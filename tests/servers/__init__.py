@@ -1,0 +1,1 @@
+"""Server adapters, each on real sockets."""
