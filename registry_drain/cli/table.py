@@ -97,7 +97,9 @@ def _write_rich(table: Table) -> None:
     from rich.table import Table as RichTable
     from rich.text import Text
 
-    shown = RichTable(title=table.title or None, box=box.SIMPLE_HEAD, title_justify="left", pad_edge=False)
+    shown = RichTable(
+        title=table.title or None, box=box.SIMPLE_HEAD, title_justify="left", pad_edge=False, show_edge=False
+    )
     for name in table.columns:
         shown.add_column(name, justify="right" if name in table.numeric else "left", no_wrap=True)
     styles = table.styles or {}

@@ -14,6 +14,8 @@ from tests.cli.conftest import RegisterAt
 from tests.cli.running import Ran, run_script, script
 from tests.support.processes import eventually
 
+BUFFERED = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+"""What is buffered is written once more when the interpreter exits, which is where a failure would be loud."""
 BACKENDS = {"consul", "kazoo", "requests", "thrift", "tenacity", "rich"}
 
 
@@ -92,7 +94,11 @@ def test_nobody_listens_there() -> None:
 
 def _run_with_stdout(redirection: str, *words: str) -> Ran:
     ended = subprocess.run(
-        ["/bin/sh", "-c", f'"$0" "$@" {redirection}', *words], capture_output=True, text=True, check=False
+        ["/bin/sh", "-c", f'"$0" "$@" {redirection}', *words],
+        capture_output=True,
+        text=True,
+        env=BUFFERED,
+        check=False,
     )
     return Ran(ended.returncode, ended.stdout, ended.stderr)
 
@@ -124,7 +130,12 @@ def test_the_reader_goes_away(registered: RegisterAt, local_url: str, unique: st
     reading, writing = os.pipe()
     os.close(reading)
     ended = subprocess.run(
-        [script("registry-drain"), "list", local_url], stdout=writing, stderr=subprocess.PIPE, text=True, check=False
+        [script("registry-drain"), "list", local_url],
+        stdout=writing,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=BUFFERED,
+        check=False,
     )
     os.close(writing)
     assert (ended.returncode, ended.stderr) == (0, "")
