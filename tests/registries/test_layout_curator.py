@@ -35,7 +35,7 @@ FIELDS = st.sampled_from(
     address=st.ip_addresses().filter(lambda ip: not ip.is_unspecified).map(str) | NAMES,
     port=st.integers(1, 65535),
     metadata=st.dictionaries(TEXTS.filter(bool), TEXTS, max_size=5),
-    tags=st.lists(TEXTS, max_size=4),
+    tags=st.lists(TEXTS.filter(bool), max_size=4),
     registered_at=st.integers(1, 4_000_000_000_000).map(lambda milliseconds: milliseconds / 1000),
 )
 def test_what_is_written_is_read_back(

@@ -181,6 +181,26 @@ def test_an_elder_that_is_late_does_not_replace_a_newer_instance(stage: Stage) -
     assert stage.stat() is not None
 
 
+def test_a_leftover_of_ones_own_is_not_taken_for_a_successor(
+    stage: Stage, tcp_proxy: NewProxy, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A re-creation was applied, its answer and the goodbye were lost: the next session replaces that node."""
+    caplog.set_level(logging.WARNING, logger="registry_drain")
+    proxy = tcp_proxy(stage.server.hosts)
+    registration = stage.registered(stage.registry(hosts=proxy.address, session_timeout=10.0, options="&timeout_s=2"))
+    before = stage.stat()
+    proxy.delay_answers(0.5)
+    with stage.eyes() as client:
+        client.delete(stage.path)
+    leftover = eventually(stage.stat, interval=0.005, because="re-created, and not yet answered")
+    proxy.black_hole()
+    assert leftover.ephemeralOwner == before.ephemeralOwner
+    eventually(lambda: len(registration._node.sessions) > 1, timeout=10, because="the session is given up")
+    proxy.pass_through()
+    eventually(lambda: registration.is_registered and stage.stat().ephemeralOwner != leftover.ephemeralOwner)
+    assert f"{INSTANCE} yields" not in caplog.text
+
+
 def test_a_persistent_node_is_never_taken_over(stage: Stage) -> None:
     """What no session keeps was put there on purpose."""
     with stage.eyes() as client:
@@ -234,22 +254,23 @@ def _ends_in_time(call: Callable[[], object], seconds: float) -> None:
 @pytest.mark.parametrize("fault", ["frozen", "killed"])
 def test_a_dead_server_ends_the_removal_by_its_deadline(own_stage: Stage, fault: str) -> None:
     """The removal ends unconfirmed and in time; what is left behind goes by the session time-out."""
-    registration = own_stage.registered(own_stage.registry(session_timeout=2.0))
+    registration = own_stage.registered(own_stage.registry(session_timeout=6.0))
     if fault == "frozen":
         own_stage.server.freeze()
     else:
         own_stage.server.kill()
     began = time.monotonic()
-    removal = registration.on_shutdown(within(1.5))
-    assert time.monotonic() - began < 2.5
+    removal = registration.on_shutdown(within(1.0))
+    # kazoo itself would notice only after 4 s that nobody answers.
+    assert time.monotonic() - began < 2.0
     assert removal.outcome is RemovalOutcome.UNCONFIRMED
-    assert "after 2 s" in removal.detail
+    assert "after 6 s" in removal.detail
     assert not registration.is_registered
     if fault == "frozen":
         own_stage.server.thaw()
     else:
         own_stage.server.start()
-    eventually(lambda: own_stage.stat() is None, timeout=10, because="gone by the session time-out")
+    eventually(lambda: own_stage.stat() is None, timeout=15, because="gone by the session time-out")
     never(own_stage.stat, seconds=1.0, because="resurrected")
 
 

@@ -97,7 +97,7 @@ def _payload(payload: object) -> tuple[dict[str, str], tuple[str, ...]]:
         metadata = {key: value for key, value in payload.items() if key not in {"tags", "metadata"}}
     return (
         {_printable(key): _text(value) for key, value in metadata.items() if key},
-        tuple(_text(tag) for tag in tags) if isinstance(tags, list) else (),
+        tuple(text for text in map(_text, tags) if text) if isinstance(tags, list) else (),
     )
 
 
