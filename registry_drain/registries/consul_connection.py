@@ -64,19 +64,20 @@ class _BoundedTLSSocket(ssl.SSLSocket):
 class _Connection(HTTPConnection):
     def connect(self) -> None:
         super().connect()
-        # By class, not by wrapper: everything that holds the socket already keeps a real one.
-        self.sock.__class__ = _BoundedSocket
-        _opened(self)
+        _opened(self, _BoundedSocket)
 
 
 class _TLSConnection(HTTPSConnection):
     def connect(self) -> None:
         super().connect()
-        self.sock.__class__ = _BoundedTLSSocket
-        _opened(self)
+        _opened(self, _BoundedTLSSocket)
 
 
-def _opened(connection: HTTPConnection) -> None:
+def _opened(connection: HTTPConnection, bounded: type[socket.socket]) -> None:
+    # By class, not by wrapper: whoever holds the socket already keeps a real one. Sockets of another kind (gevent's,
+    # pyOpenSSL's) refuse, and then only each single read has a limit.
+    with contextlib.suppress(TypeError):
+        connection.sock.__class__ = bounded
     if _calls.connections is not None:
         _calls.connections.track(connection)
 

@@ -92,8 +92,8 @@ def never(happens: Callable[[], object], seconds: float) -> None:
         threading.Event().wait(0.02)
 
 
-Lie = tuple[int, bytes]
-"""Status and body to answer with, instead of asking the agent."""
+Lie = tuple[int, bytes] | tuple[int, bytes, int]
+"""Status, body and perhaps X-Consul-Index to answer with, instead of asking the agent."""
 
 
 class Liar:
@@ -120,9 +120,12 @@ class Liar:
                 body = self.rfile.read(length)
                 token = self.headers.get("X-Consul-Token", "")
                 outer.requests.append((self.command, self.path, token))
-                status, answer = lie(self.command, self.path) or _forward(agent, self.command, self.path, body, token)
+                said = lie(self.command, self.path) or _forward(agent, self.command, self.path, body, token)
+                status, answer = said[0], said[1]
                 self.send_response(status)
                 self.send_header("Content-Length", str(len(answer)))
+                for index in said[2:]:
+                    self.send_header("X-Consul-Index", str(index))
                 if 300 <= status < 400:
                     self.send_header("Location", "/v1/elsewhere")
                 self.end_headers()

@@ -123,6 +123,19 @@ def test_a_rotated_token_is_taken_up(acl_agent: ConsulAgent, unique: str, tmp_pa
         assert removal.attempts == 1
 
 
+def test_a_rotated_token_resurrects_nobody(acl_agent: ConsulAgent, unique: str, tmp_path: Path) -> None:
+    """An instance that gave way to its successor does not register again because its token changed."""
+    rules = DOCUMENTED.format(name=unique)
+    file = tmp_path / "token"
+    file.write_text(acl_agent.create_token(rules))
+    with Members() as members:
+        old = members.registered(f"{acl_agent.url}{FAST}&token_file={file}", instance(unique))
+        new = members.registered(acl_agent.url + FAST, instance(unique), acl_agent.token)
+        eventually(lambda: not old.is_registered, because="the predecessor gives way")
+        file.write_text(acl_agent.create_token(rules))
+        never(lambda: set(acl_agent.instances(unique)) != {new.consul_id}, 1.5)
+
+
 def test_a_token_revoked_before_its_successor_was_used(acl_agent: ConsulAgent, unique: str, tmp_path: Path) -> None:
     """The agent holds a revoked token, cannot sync, and says 200: the catalog is told with the new one instead."""
     rules = DOCUMENTED.format(name=unique)

@@ -130,6 +130,31 @@ def test_a_predecessor_returns_when_its_successor_has_left(consul_agent: ConsulA
         eventually(lambda: set(consul_agent.instances(unique)) == {old.consul_id}, timeout=10, because="it returns")
 
 
+def test_another_programs_entry_of_the_same_id_is_taken_over(consul_agent: ConsulAgent, unique: str) -> None:
+    """Who holds the bare instance id on our agent is a predecessor, and later a successor: replaced, and respected."""
+    bare = {"ID": "one", "Name": unique, "Port": 1}
+    consul_agent.put("/v1/agent/service/register", bare)
+    with Members() as members:
+        registration = members.registered(f"{consul_agent.url}?ttl_s=60", instance(unique))
+        assert set(consul_agent.instances(unique)) == {registration.consul_id}
+        consul_agent.put("/v1/agent/service/register", bare)
+        removal = registration.on_shutdown(soon())
+        assert removal.outcome is RemovalOutcome.SUCCESSOR, removal
+        assert set(consul_agent.instances(unique)) == {"one"}
+    consul_agent.put("/v1/agent/service/deregister/one")
+
+
+def test_an_entry_that_lost_only_its_check_is_registered_again(consul_agent: ConsulAgent, unique: str) -> None:
+    """Without its check nothing would end a dead instance: it comes back, and the entry is not taken for a rival."""
+    with Members() as members:
+        registration = members.registered(consul_agent.url + FAST, instance(unique))
+        consul_agent.put(f"/v1/agent/check/deregister/{registration._own.check_id}")
+        eventually(
+            lambda: registration._own.check_id in consul_agent.get("/v1/agent/checks"), because="the check is back"
+        )
+        eventually(lambda: registration.is_registered, because="the registration knows it")
+
+
 def test_a_dead_entry_elsewhere_is_no_successor(consul_agent: ConsulAgent, unique: str) -> None:
     """A critical entry of the same instance id on another node does not make the outcome SUCCESSOR."""
     node = f"node-{unique}"[:60]
@@ -173,6 +198,22 @@ def test_fence_cuts_off_a_register_that_hangs(consul_agent: ConsulAgent, unique:
         link.pass_through()
         assert registration.on_shutdown(soon()).is_gone
         never(lambda: consul_agent.instances(unique), 0.5)
+
+
+def test_no_new_write_begins_while_the_fence_awaits_one(consul_agent: ConsulAgent, unique: str) -> None:
+    """The fence waits for a register that hangs; another one is refused at once instead of joining it."""
+    with TcpProxy(consul_agent.http_address) as link, Members() as members:
+        registration = members.new(f"consul://{link.address}?timeout_s=30", instance(unique))
+        link.black_hole()
+        hanging = Call(lambda: registration.register(soon(30)))
+        eventually(lambda: link.recorded, because="the request is on its way")
+        fence = Call(lambda: registration.fence(soon(6)))
+        eventually(registration._stop.is_set, because="the fence is up")
+        with pytest.raises(LiveOwnerError):
+            registration.register(soon(1))
+        assert hanging.is_alive(), "refused while the first one still hangs"
+        fence.ended(8, "fence()")
+        hanging.ended(5, "register()")
 
 
 def test_nothing_is_sent_behind_the_fence(consul_agent: ConsulAgent, unique: str) -> None:

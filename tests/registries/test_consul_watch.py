@@ -12,7 +12,7 @@ from registry_drain.instance import ServiceInstance
 from registry_drain.registries import consul_watch
 from registry_drain.registries.consul_watch import ConsulWatch
 from tests.conftest import NewConsulAgent
-from tests.registries.consul_tools import FAST, Liar, Members, instance, never, soon
+from tests.registries.consul_tools import FAST, Liar, Lie, Members, instance, never, soon
 from tests.support.consul_process import ConsulAgent
 from tests.support.processes import eventually
 from tests.support.tcp_proxy import TcpProxy
@@ -102,6 +102,28 @@ def test_an_index_that_does_not_block_is_no_tight_loop(consul_agent: ConsulAgent
         assert len(without_index.requests) < 8
         members.registered(consul_agent.url, instance(unique))
         eventually(lambda: len(watch.instances) == 1, because="the watch polls")
+
+
+def test_an_index_that_goes_backwards_starts_over(unique: str) -> None:
+    """A cluster that was restored from a backup counts from lower numbers: asking on with the old one would sleep."""
+    service = '[{{"Node": {{"Node": "n"}}, "Service": {{"ID": "{0}", "Address": "192.0.2.1", "Port": 1}}}}]'
+    ended = threading.Event()
+
+    def restored(_: str, path: str) -> Lie:
+        if "index=50" in path:
+            return 200, service.format("b").encode(), 7
+        if "index=" in path:
+            ended.wait(30)
+            return 200, service.format("c").encode(), 8
+        return 200, service.format("c" if asked else "a").encode(), 7 if asked else 50
+
+    asked: list[tuple[str, str, str]] = []
+    with Liar(None, restored) as liar, Members() as members:
+        watch = members.registry(f"consul://{liar.address}").watch(unique, soon())
+        asked = liar.requests
+        eventually(lambda: [each.id for each in watch.instances] == ["c"], because="it started over")
+        assert ["index=" in path for _, path, _ in liar.requests[:3]] == [False, True, False]
+        ended.set()
 
 
 def test_what_leaves_the_callers_lists(consul_agent: ConsulAgent, unique: str) -> None:
