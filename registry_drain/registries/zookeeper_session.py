@@ -25,16 +25,13 @@ without a limit. Locks guard the fields only.
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
-from kazoo.client import KazooClient
 from kazoo.exceptions import (
     AuthFailedError,
     BadVersionError,
@@ -45,7 +42,6 @@ from kazoo.exceptions import (
     NotEmptyError,
 )
 from kazoo.handlers.threading import KazooTimeoutError
-from kazoo.protocol.serialization import CloseInstance
 from kazoo.protocol.states import KazooState, KeeperState
 
 from registry_drain.clock import Clock, Deadline
@@ -55,6 +51,7 @@ from registry_drain.errors import (
     RegistryTimeoutError,
     RegistryUnavailableError,
 )
+from registry_drain.registries.zookeeper_client import SessionKey, let_go, new_client, send_goodbye
 from registry_drain.registries.zookeeper_settings import Cancellation, CancelledSessionCallError, SessionSettings
 
 log = logging.getLogger(__name__)
@@ -67,10 +64,6 @@ _MOST_OUTSTANDING = 64
 
 _LONGEST_HOLD = 5.0
 """Seconds until a session that somebody forgot to let go of is let go."""
-
-# max_tries -1: an outage may last. The delays are measured: kazoo's own let a session that comes back wait for 15 to
-# 20 s more after an outage of a minute, these less than one.
-_RECONNECT = {"max_tries": -1, "delay": 0.05, "max_delay": 1.0}
 
 Request = Callable[[Any], Any]
 """Given the KazooClient, sends one request and returns its AsyncResult."""
@@ -85,14 +78,6 @@ class SessionPhase(Enum):
     """The connection is lost; the session, and its nodes, may live on."""
     OVER = "over"
     """This object is of no more use. Whether the server knows: ``is_dead``."""
-
-
-@dataclass(frozen=True, slots=True, repr=False)
-class SessionKey:
-    """What resumes a session. The password lets anybody close it, so it is in no repr."""
-
-    id: int
-    password: bytes
 
 
 def session_text(session_id: int) -> str:
@@ -135,14 +120,7 @@ class ZooKeeperSession:
         self._waiters: set[threading.Event] = set()
         self._over = threading.Event()
         self._stopped = threading.Event()
-        self._client = KazooClient(
-            hosts=settings.hosts,
-            timeout=settings.session_timeout,
-            client_id=(resume.id, resume.password) if resume else None,
-            auth_data=settings.read_auth(),
-            connection_retry=dict(_RECONNECT),
-            logger=_kazoo_log(),
-        )
+        self._client = new_client(settings, resume)
         self._client.add_listener(self._listen)
         self._client.start_async()
 
@@ -355,29 +333,14 @@ class ZooKeeperSession:
             if is_late or (only_if_connected and self._phase is not SessionPhase.CONNECTED):
                 return
             self._is_ending = True
-        self._send_goodbye()
+        self._is_goodbye_said = send_goodbye(self._client)
         threading.Thread(target=self._let_go, name="registry-drain-zookeeper-close", daemon=True).start()
-
-    def _send_goodbye(self) -> None:
-        # The first half of kazoo's stop(), which never blocks. These are its internals, the same since 1.0; should they
-        # be gone one day, the thread of begin_end() calls stop() instead, and only the milliseconds are lost.
-        client = self._client
-        with contextlib.suppress(AttributeError, OSError):
-            connection, queue, is_stopped = client._connection, client._queue, client._stopped  # noqa: SLF001
-            if callable(client._safe_close):  # noqa: SLF001
-                is_stopped.set()
-                self._is_goodbye_said = True
-                queue.append((CloseInstance, None))
-                connection._write_sock.send(b"\0")  # noqa: SLF001
 
     def _let_go(self) -> None:
         try:
             if self._is_goodbye_said:
                 self._clock.wait(self._release, _LONGEST_HOLD)
-                self._client._safe_close()  # noqa: SLF001 -- the second half of stop()
-            else:
-                self._client.stop()
-            self._client.close()
+            let_go(self._client, is_goodbye_said=self._is_goodbye_said)
         except Exception:
             # Whatever kazoo trips over, the session's time-out ends what we could not.
             log.debug("closing a connection to %s failed", self._settings.url, exc_info=True)
@@ -441,21 +404,6 @@ class ZooKeeperSession:
         resumed.begin_end()
         deadline.wait(resumed._over)
         return resumed.is_dead
-
-
-class _NoSecrets(logging.Filter):
-    """Keeps kazoo's messages below INFO back: they hold the credentials it sends, and session passwords."""
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        """Let INFO and above through."""
-        return record.levelno >= logging.INFO
-
-
-def _kazoo_log() -> logging.Logger:
-    logger = logging.getLogger(f"{__name__}.kazoo")
-    if not logger.filters:
-        logger.addFilter(_NoSecrets())
-    return logger
 
 
 def read_stat(session: ZooKeeperSession, path: str, deadline: Deadline) -> Any:

@@ -496,7 +496,7 @@ def test_phases_read_as_words() -> None:
 
 def test_kazoos_chatter_holds_no_secrets(caplog: pytest.LogCaptureFixture) -> None:
     """Nothing below INFO of kazoo's gets through, whatever the level: it prints credentials and session passwords."""
-    from registry_drain.registries.zookeeper_session import _kazoo_log
+    from registry_drain.registries.zookeeper_client import _kazoo_log
 
     caplog.set_level(1)
     logger = _kazoo_log()

@@ -1,0 +1,86 @@
+"""kazoo's client as we make it and end it: the one file that knows more of kazoo than its documentation says."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from dataclasses import dataclass
+from typing import Any
+
+from kazoo.client import KazooClient
+from kazoo.protocol.serialization import CloseInstance
+
+from registry_drain.registries.zookeeper_settings import SessionSettings
+
+# max_tries -1: an outage may last. The delays are measured: kazoo's own let a session that comes back wait for 15 to
+# 20 s more after an outage of a minute, these less than one.
+_RECONNECT = {"max_tries": -1, "delay": 0.05, "max_delay": 1.0}
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class SessionKey:
+    """What resumes a session. The password lets anybody close it, so it is in no repr."""
+
+    id: int
+    password: bytes
+
+
+def new_client(settings: SessionSettings, resume: SessionKey | None) -> Any:
+    """Return a KazooClient that was not started, for a new session or the one to resume.
+
+    Raises:
+        ConfigurationError: the file with the credentials cannot be read.
+    """
+    return KazooClient(
+        hosts=settings.hosts,
+        timeout=settings.session_timeout,
+        client_id=(resume.id, resume.password) if resume else None,
+        auth_data=settings.read_auth(),
+        connection_retry=dict(_RECONNECT),
+        logger=_kazoo_log(),
+    )
+
+
+def send_goodbye(client: Any) -> bool:
+    """Do the first half of kazoo's ``stop()``, which never blocks; return whether that was possible.
+
+    ``stop()`` goes on to end three threads and to join them, and needs a thread around it because that may block:
+    together longer than ZooKeeper takes to end a session. What is touched here is the same since kazoo 1.0; should it
+    be gone one day, :func:`let_go` calls ``stop()`` for both halves, and only the milliseconds are lost.
+    """
+    try:
+        is_stopped, queue, wake = client._stopped, client._queue, client._connection._write_sock  # noqa: SLF001
+        if wake is None or not callable(client._safe_close):  # noqa: SLF001
+            return False
+    except AttributeError:
+        return False
+    is_stopped.set()
+    queue.append((CloseInstance, None))
+    with contextlib.suppress(OSError):  # its connection thread is ending anyway
+        wake.send(b"\0")
+    return True
+
+
+def let_go(client: Any, *, is_goodbye_said: bool) -> None:
+    """Do the rest of ``stop()``, or all of it, and free the sockets. May block for as long as a session lasts."""
+    if is_goodbye_said:
+        client._safe_close()  # noqa: SLF001
+    else:
+        client.stop()
+    # stop() alone leaks the socket pair (kazoo#577).
+    client.close()
+
+
+class _NoSecrets(logging.Filter):
+    """Keeps kazoo's messages below INFO back: they hold the credentials it sends, and session passwords."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Let INFO and above through."""
+        return record.levelno >= logging.INFO
+
+
+def _kazoo_log() -> logging.Logger:
+    logger = logging.getLogger(f"{__name__}.kazoo")
+    if not logger.filters:
+        logger.addFilter(_NoSecrets())
+    return logger
