@@ -86,8 +86,7 @@ def test_a_successor_with_the_same_id_survives_the_old_process(
         try:
             successor.register(Deadline.after(20))
             report = old.stop()
-            # Consul lists each incarnation under an id of its own; elsewhere the one displaced the other.
-            assert report["removals"][0]["outcome"] == ("confirmed" if kind == "consul" else "successor"), report
+            assert report["removals"][0]["outcome"] == "successor", report
             assert [entry.id for entry in registry.entries(unique, Deadline.after(10))] == [f"{unique}-1"]
             assert successor.is_registered
         finally:
