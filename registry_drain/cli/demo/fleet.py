@@ -169,12 +169,13 @@ class Fleet:
 
 @contextlib.contextmanager
 def _undisturbed() -> Iterator[None]:
-    """Put off Ctrl-C: a second one must not leave processes behind. What happens meanwhile is bounded."""
+    """Ignore Ctrl-C and SIGTERM: another one must not leave processes behind. What happens meanwhile is bounded."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    previous = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    previous = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, previous)
+        for number, handler in previous.items():
+            signal.signal(number, handler)
