@@ -226,7 +226,9 @@ def _reason(error: Exception) -> str:
     """Return the innermost reason in one line, without the library's wrapping."""
     cause: BaseException = error
     while True:
-        candidates = (getattr(cause, "reason", None), next(iter(cause.args), None), cause.__cause__)
+        # urllib3 keeps the reason in an attribute, requests as its argument, and urllib3 1 nowhere but in the context.
+        context = cause.__context__ if isinstance(cause, urllib3.exceptions.HTTPError) else None
+        candidates = (getattr(cause, "reason", None), next(iter(cause.args), None), cause.__cause__, context)
         inner = next((each for each in candidates if isinstance(each, BaseException)), None)
         if inner is None or isinstance(cause, ssl.SSLError):
             break
@@ -235,5 +237,6 @@ def _reason(error: Exception) -> str:
         return f"TLS: {cause.reason or cause}: check ca_file, cert_file and the host name"
     if isinstance(cause, OSError) and cause.strerror:
         return f"{cause.strerror}: is the Consul agent running there?"
-    # urllib3 begins some messages with "<urllib3.connection... object at 0x...>: ".
-    return re.sub(r"^<?\w*(HTTPS?)?Connection.*?(at 0x\w+>|\)): ", "", " ".join(str(cause).split())) or repr(cause)
+    # Some messages begin with the object: "<... object at 0x...>: ", "HTTPConnectionPool(...): ".
+    text = re.sub(r"^(<[^>]*>|\w*Connection\w*\([^)]*\)): ", "", " ".join(str(cause).split()))
+    return f"{type(cause).__name__}: {text[:_MAX_BODY_IN_MESSAGE]}: is this a Consul agent?"

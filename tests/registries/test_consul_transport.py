@@ -12,6 +12,7 @@ import pytest
 from registry_drain.errors import RegistryTimeoutError, RegistryUnavailableError
 from registry_drain.registries.base import RemovalOutcome
 from registry_drain.registries.consul import ConsulRegistry
+from registry_drain.registries.consul_http import ConsulClient
 from registry_drain.registries.url import parse_registry_url
 from tests.conftest import NewConsulAgent
 from tests.registries.consul_tools import FAST, Liar, Members, instance, soon
@@ -139,6 +140,23 @@ def test_connections_are_kept_and_belong_to_one_process(
         registry.entries(unique, soon())
         assert link.accepted_connections == 2
         registry.close()
+
+
+def test_an_aborted_client_sends_nothing_more(consul_agent: ConsulAgent) -> None:
+    """After abort a client neither uses its connection nor opens one."""
+    with TcpProxy(consul_agent.http_address) as link:
+        address = ConsulRegistry(parse_registry_url(f"consul://{link.address}"))._address
+        used, unused = ConsulClient(address), ConsulClient(address)
+        used.call("GET", "status", "leader", deadline=soon())
+        sent = len(link.recorded)
+        for client in (used, unused):
+            client.abort()
+            client.abort()
+            with pytest.raises(RegistryUnavailableError, match="closed"):
+                client.call("GET", "status", "leader", deadline=soon())
+        assert link.accepted_connections == 1
+        assert len(link.recorded) == sent
+        assert repr(used) == f"<ConsulClient consul://{link.address} aborted>"
 
 
 def test_a_refused_connection_says_where_and_why(unique: str) -> None:
