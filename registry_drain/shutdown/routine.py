@@ -5,8 +5,8 @@ Theory of operation: everything that the routine calls (registrations, the serve
 wakes the routine when such a call ends or somebody hurries it. State is written by the stop's thread alone, under
 ``_lock`` where others read it.
 
-Rules: phases come in order, each once. A phase that fails or runs out of time never stops the later ones. Nothing is
-swallowed: it is in the report. After the stop has begun the instance is never registered again.
+Rules: phases come in order, each once. Whatever becomes of one, the next begins. What failed, hung or was late is said
+in the report, by name. After the stop has begun the instance is never registered again.
 """
 
 from __future__ import annotations
@@ -225,6 +225,8 @@ class StopRoutine:
             self._phase_started_at = started_at
         deadline = ledger.deadline(phase)
         planned = self._until(deadline).remaining()
+        if phase is Phase.DRAINING:
+            planned = min(planned + _CUT_OFF_LIMIT, deadline.remaining())  # a hurry leaves out all but the cutting off
         self._emit(events.PhaseStarted(phase, planned))
         try:
             outcome, detail = step(deadline)
@@ -293,7 +295,7 @@ class StopRoutine:
         self._left_to_tell = [call for call in self._draining if not call.is_over]
         self._say_told([call for call in self._draining if call not in self._left_to_tell])
         failure = drain.detail  # before what hangs is freed by the cut-off
-        cutting = self._cut_off_rest(_CUT_OFF_LIMIT if self._hurried.is_set() else cutting_limit)
+        cutting = self._cut_off_rest(max(cutting_limit, min(_CUT_OFF_LIMIT, deadline.remaining())))
         if drain.outcome is Outcome.FAILED or not cutting.outcome.is_fine:
             return Outcome.FAILED, failure or cutting.detail
         if not self._cut_off and is_drained:

@@ -236,8 +236,9 @@ class FakeServer:
 
     def cut_off(self) -> tuple[InFlightRequest, ...]:
         """End every request."""
-        left = self.in_flight.snapshot()
         self._enter("cut_off")
+        self.is_listening = False
+        left = self.in_flight.snapshot()
         self.cut.set()
         return left
 

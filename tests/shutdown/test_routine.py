@@ -923,3 +923,15 @@ def test_the_stop_is_no_daemon_even_if_a_daemon_asks_for_it(stage: Stage) -> Non
     (thread,) = [each for each in threading.enumerate() if each.name == "registry-drain-stop"]
     assert not thread.daemon
     routine.wait()
+
+
+def test_a_hurry_at_the_very_end_of_the_drain_leaves_the_observers_their_time(stage: Stage) -> None:
+    """A cut-off that hangs has what the drain had left, not more, even then."""
+    stage.server.before["cut_off"] = stage.hang
+    stage.server.request("endless", 1000.0)
+    routine = stage.routine(StopBudget(notify=0.4))
+    routine.notifier.add(stage.lasting(0.3, "told"), name="told", time_limit=0.35)
+    drain_ends = ALL - 0.4
+    report = _hurry_at(stage, routine, drain_ends - CUTTING - 0.01)
+    assert stage.elapsed <= ALL
+    assert report.observers[0].outcome is Outcome.COMPLETED
