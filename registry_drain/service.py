@@ -227,6 +227,10 @@ class Service:
         """Stop, or join the stop under way; see :meth:`StopRoutine.stop`."""
         return self.routine.stop(reason)
 
+    def request_stop(self, reason: str) -> None:
+        """Begin the stop and return at once; see :meth:`StopRoutine.request_stop`."""
+        self.routine.request_stop(reason)
+
     def run(self) -> ShutdownReport:
         """Serve until stopped; see :func:`serve`."""
         try:

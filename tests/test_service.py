@@ -405,7 +405,7 @@ def test_ready_means_listening_registered_and_not_stopping(stage: Stage, run: Ca
     stage.registry.faults.clear()
     stage.clock.sleep(20.0)
     eventually(lambda: service.is_ready)
-    service.routine.request_stop("the test")
+    service.request_stop("the test")
     assert (service.is_ready, service.is_stopping) == (False, True)
     stage.clock.sleep(0.5)
     assert service.routine.phase is Phase.PROPAGATING
