@@ -12,17 +12,37 @@ The map of the house, from the outside in:
 Importing it changes nothing in the process: no signal handler, no thread, no logging configuration.
 """
 
-from registry_drain.clock import Clock, Deadline
-from registry_drain.errors import ConfigurationError, RegistryDrainError, RegistryError
-from registry_drain.instance import ServiceInstance
-from registry_drain.registries.url import open_registry
-from registry_drain.service import Service, serve
-from registry_drain.shutdown.budget import StopBudget
-from registry_drain.shutdown.observers import ShutdownObserver, When
-from registry_drain.shutdown.report import ShutdownReport
-from registry_drain.shutdown.routine import StopRoutine
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from registry_drain.clock import Clock, Deadline
+    from registry_drain.errors import ConfigurationError, RegistryDrainError, RegistryError
+    from registry_drain.instance import ServiceInstance
+    from registry_drain.registries.url import open_registry
+    from registry_drain.service import Service, serve
+    from registry_drain.shutdown.budget import StopBudget
+    from registry_drain.shutdown.observers import ShutdownObserver, When
+    from registry_drain.shutdown.report import ShutdownReport
+    from registry_drain.shutdown.routine import StopRoutine
 
 __version__ = "0.1.0"
+
+_HOMES = {
+    "Clock": "clock",
+    "Deadline": "clock",
+    "ConfigurationError": "errors",
+    "RegistryDrainError": "errors",
+    "RegistryError": "errors",
+    "ServiceInstance": "instance",
+    "open_registry": "registries.url",
+    "Service": "service",
+    "serve": "service",
+    "StopBudget": "shutdown.budget",
+    "ShutdownObserver": "shutdown.observers",
+    "When": "shutdown.observers",
+    "ShutdownReport": "shutdown.report",
+    "StopRoutine": "shutdown.routine",
+}
+"""Where each public name lives. They are imported when first used, so that a command starts at once."""
 
 __all__ = [
     "Clock",
@@ -41,3 +61,18 @@ __all__ = [
     "open_registry",
     "serve",
 ]
+
+if not TYPE_CHECKING:  # a type checker would take any misspelled name for a public one
+
+    def __getattr__(name: str) -> object:
+        """Import a public name when it is first used (PEP 562)."""
+        if name not in _HOMES:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        import importlib
+
+        value = globals()[name] = getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+        return value
+
+    def __dir__() -> list[str]:
+        """Show the public names before they are imported, too."""
+        return sorted({*globals(), *__all__})

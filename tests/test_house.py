@@ -159,3 +159,12 @@ def test_the_house_rules_notice() -> None:
     assert "registries.base" in own_imports("registries.url")
     assert family("registries.consul_http") == "consul"
     assert family("servers.thrift_server") == "thrift_server"
+
+
+def test_every_public_name_can_be_imported() -> None:
+    """The package imports its public names when they are first used: each of them is really there, and is listed."""
+    for name in registry_drain.__all__:
+        assert getattr(registry_drain, name) is not None
+    assert set(registry_drain.__all__) <= set(dir(registry_drain))
+    with pytest.raises(AttributeError, match="no attribute 'serv'"):
+        registry_drain.serv  # type: ignore[attr-defined]  # noqa: B018
