@@ -237,6 +237,8 @@ def _reason(error: Exception) -> str:
         return f"TLS: {cause.reason or cause}: check ca_file, cert_file and the host name"
     if isinstance(cause, OSError) and cause.strerror:
         return f"{cause.strerror}: is the Consul agent running there?"
+    if isinstance(cause, ConnectionAbortedError):
+        return str(cause)  # our own: the client was closed
     # Some messages begin with the object: "<... object at 0x...>: ", "HTTPConnectionPool(...): ".
     text = re.sub(r"^(<[^>]*>|\w*Connection\w*\([^)]*\)): ", "", " ".join(str(cause).split()))
     return f"{type(cause).__name__}: {text[:_MAX_BODY_IN_MESSAGE]}: is this a Consul agent?"

@@ -212,6 +212,7 @@ def test_no_new_write_begins_while_the_fence_awaits_one(consul_agent: ConsulAgen
         with pytest.raises(LiveOwnerError):
             registration.register(soon(1))
         assert hanging.is_alive(), "refused while the first one still hangs"
+        assert link.recorded.count(b"PUT /v1/agent/service/register") == 1
         fence.ended(8, "fence()")
         hanging.ended(5, "register()")
 
