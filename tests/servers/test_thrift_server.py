@@ -2,20 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+import itertools
+import logging
+import select
+import socket
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
+import pytest
 from thrift.protocol.TBinaryProtocol import TBinaryProtocolAcceleratedFactory, TBinaryProtocolFactory
 from thrift.protocol.TCompactProtocol import TCompactProtocolFactory
 from thrift.protocol.THeaderProtocol import THeaderProtocolFactory
-from thrift.server.TServer import TSimpleServer, TThreadedServer, TThreadPoolServer
+from thrift.server.TServer import TForkingServer, TSimpleServer, TThreadedServer, TThreadPoolServer
+from thrift.Thrift import TMessageType
 from thrift.transport.TSocket import TServerSocket
 from thrift.transport.TTransport import TBufferedTransportFactory, TFramedTransportFactory, TTransportFactoryBase
 
+from registry_drain.clock import Deadline
+from registry_drain.errors import ConfigurationError
 from registry_drain.servers.base import DrainableServer
+from registry_drain.servers.connections import UNSURE_QUIET
 from registry_drain.servers.thrift_server import ThriftServer
+from registry_drain.testing.bench import Call
 from registry_drain.testing.server_contract import ContractClient, ServerContract
-from tests.servers.thrift_echo import EchoClient, EchoProcessor
+from tests.servers.thrift_echo import EchoClient, EchoProcessor, encoded
+from tests.support.processes import eventually
+
+TIMEOUT = 10.0
 
 
 class ThriftContract(ServerContract):
@@ -97,3 +114,366 @@ class TestSimple(ThriftContract):
     def new_tserver(self, serve: Callable[[bytes], bytes]) -> Any:
         """Return the bare server."""
         return TSimpleServer(*self.parts(serve))
+
+
+FRAMED = TFramedTransportFactory()
+
+
+def threaded(serve: Callable[[bytes], bytes], transports: Any = None, port: int = 0, host: str = "127.0.0.1") -> Any:
+    """Return a bare server."""
+    transports = transports or TBufferedTransportFactory()
+    return TThreadedServer(EchoProcessor(serve), TServerSocket(host, port), transports, TBinaryProtocolFactory())
+
+
+@contextlib.contextmanager
+def serving(serve: Callable[[bytes], bytes] = bytes, transports: Any = None, **options: Any) -> Iterator[Any]:
+    """Give an adapter that serves, with its address as ``address``."""
+    server: Any = ThriftServer(threaded(serve, transports), **options)
+    server.address = server.start()
+    try:
+        yield server
+    finally:
+        server.cut_off()
+
+
+def drain(server: ThriftServer, seconds: float = TIMEOUT) -> Call[bool]:
+    """Close the listener, and begin to drain."""
+    server.close_listener(Deadline.after(TIMEOUT))
+    return Call(lambda: server.drain(Deadline.after(seconds)))
+
+
+class Gate:
+    """A handler that can be held."""
+
+    def __init__(self) -> None:
+        """Begin closed."""
+        self.entered = threading.Semaphore(0)
+        self.opened = threading.Event()
+
+    def __call__(self, payload: bytes) -> bytes:
+        """Wait for the gate, unless told otherwise."""
+        if payload != b"pass":
+            self.entered.release()
+            self.opened.wait(TIMEOUT)
+        return payload
+
+
+def test_oneway_calls_are_drained() -> None:
+    """A call without an answer is in flight until its handler returns, and the connection is idle behind it."""
+    gate = Gate()
+    with serving(gate) as server, contextlib.closing(EchoClient(server.address)) as client:
+        client.send(b"note", name="note", kind=TMessageType.ONEWAY)
+        assert gate.entered.acquire(timeout=TIMEOUT)
+        assert [request.name for request in server.in_flight.snapshot()] == ["note"]
+        draining = drain(server)
+        draining.join(0.1)
+        assert draining.is_alive()
+        gate.opened.set()
+        assert draining.result(TIMEOUT, "drain")
+        with pytest.raises(EOFError):
+            client.receive()
+
+
+@pytest.mark.parametrize("transports", [TBufferedTransportFactory(), TTransportFactoryBase()])
+@pytest.mark.parametrize("cut_at", [1, 4, 10, 20])
+def test_half_a_message_is_waited_for(transports: Any, cut_at: int) -> None:
+    """A request of which only the beginning has come is in flight, and is answered, wherever it was cut."""
+    with serving(bytes, transports) as server, contextlib.closing(EchoClient(server.address, transports)) as client:
+        message = encoded(b"in two parts")
+        client.sock.sendall(message[:cut_at])
+        eventually(lambda: server.in_flight.count == 1)
+        draining = drain(server)
+        draining.join(0.1)
+        assert draining.is_alive()
+        client.sock.sendall(message[cut_at:])
+        assert client.receive() == b"in two parts"
+        assert draining.result(TIMEOUT, "drain")
+
+
+def test_half_a_message_that_is_never_completed_is_cut_off() -> None:
+    """It is named for what it is, and its client does not hang."""
+    with serving() as server, contextlib.closing(EchoClient(server.address)) as client:
+        client.sock.sendall(encoded(b"never completed")[:10])
+        eventually(lambda: server.in_flight.count == 1)
+        assert not drain(server, 0.05).result(TIMEOUT, "drain")
+        assert [request.name for request in server.cut_off()] == ["(unnamed)"]
+        with pytest.raises(EOFError):
+            client.receive()
+
+
+def test_half_a_message_behind_a_whole_one_is_waited_for() -> None:
+    """What a buffered transport read ahead while draining is a request, though the socket is silent."""
+    gate = Gate()
+    with serving(gate) as server, contextlib.closing(EchoClient(server.address)) as client:
+        second = encoded(b"pass")
+        client.sock.sendall(encoded(b"first") + second[:10])
+        assert gate.entered.acquire(timeout=TIMEOUT)
+        draining = drain(server)
+        eventually(lambda: server.connections.is_draining)
+        gate.opened.set()
+        assert client.receive() == b"first"
+        draining.join(2 * UNSURE_QUIET)
+        assert draining.is_alive()
+        client.sock.sendall(second[10:])
+        assert client.receive() == b"pass"
+        assert draining.result(TIMEOUT, "drain")
+
+
+def test_half_a_message_read_ahead_just_before_the_drain_is_waited_for() -> None:
+    """Before the drain nobody looks for what was read ahead, so for as long as it may be late it is waited for."""
+    with serving() as server, contextlib.closing(EchoClient(server.address)) as client:
+        second = encoded(b"second")
+        client.sock.sendall(encoded(b"first") + second[:10])
+        assert client.receive() == b"first"
+        draining = drain(server)
+        draining.join(UNSURE_QUIET / 3)
+        client.sock.sendall(second[10:])
+        assert client.receive() == b"second"
+        assert draining.result(TIMEOUT, "drain")
+
+
+@pytest.mark.parametrize("options", [{}, {"health_check_methods": {"ping"}}])
+def test_arrivals_are_timed(options: dict[str, Any]) -> None:
+    """The last arrival is known for open connections and for closed ones, whether the kernel or we keep the time."""
+    with serving(**options) as server:
+        for _ in range(2):
+            before = Deadline.after(0).at
+            client = EchoClient(server.address)
+            client.send(b"hello")
+            assert client.receive() == b"hello"
+            assert before - 0.01 <= server.in_flight.last_arrival_at <= Deadline.after(0).at + 0.01
+            client.close()
+            eventually(lambda: not len(server.connections))
+            assert before - 0.01 <= server.in_flight.last_arrival_at <= Deadline.after(0).at + 0.01
+        assert server.in_flight.total == 2
+
+
+def test_health_checks_are_no_arrivals() -> None:
+    """Their calls are served, and are no sign that callers still know this instance."""
+    with serving(health_check_methods={"ping"}) as server, contextlib.closing(EchoClient(server.address)) as client:
+        client.send(b"up?", name="ping")
+        assert client.receive() == b"up?"
+        assert server.in_flight.total == 0
+        assert server.in_flight.last_arrival_at is None
+        client.send(b"work")
+        assert client.receive() == b"work"
+        assert server.in_flight.total == 1
+
+
+def test_answer_and_end_are_one() -> None:
+    """While draining a client never sees an answer without seeing that it is the last: there is no moment to err in."""
+    with serving(transports=FRAMED) as server:
+        clients = [EchoClient(server.address, FRAMED) for _ in range(20)]
+        for client in clients:
+            client.send(b"hello")
+            assert client.receive() == b"hello"
+        server.close_listener(Deadline.after(TIMEOUT))
+        # A connection that is kept busy is never quiet, so its own thread must close it.
+        draining = threading.Event()
+        lost: Counter[str] = Counter()
+
+        def call_until_the_end(client: EchoClient) -> None:
+            while True:
+                if draining.is_set() and select.select([client.sock], [], [], 0)[0]:
+                    lost["told"] += 1
+                    return
+                client.send(b"again")
+                try:
+                    client.receive()
+                except (EOFError, OSError) as error:
+                    lost[repr(error)] += 1
+                    return
+
+        calls = [Call(partial(call_until_the_end, client)) for client in clients]
+        draining.set()
+        assert server.drain(Deadline.after(TIMEOUT))
+        for call in calls:
+            call.result(TIMEOUT, "a client")
+        assert lost == {"told": 20}
+        for client in clients:
+            client.close()
+
+
+class Follower:
+    """A client that makes calls, a connection each or all on one, until the registry no longer lists the server."""
+
+    def __init__(self, address: tuple[str, int], *, is_persistent: bool, delisted: threading.Event) -> None:
+        """Begin."""
+        self._address, self._is_persistent, self._delisted = address, is_persistent, delisted
+        self.answered = 0
+        self._call = Call(self._run)
+
+    def _run(self) -> None:
+        while not self._delisted.is_set():
+            try:
+                client = EchoClient(self._address)
+            except ConnectionRefusedError:
+                # Delisted between our look and our connect: in a cluster the propagation wait is for that.
+                assert self._delisted.is_set()
+                return
+            with contextlib.closing(client):
+                while True:
+                    client.send(b"call")
+                    assert client.receive() == b"call"
+                    self.answered += 1
+                    if not self._is_persistent or self._delisted.is_set():
+                        break
+
+    def end(self) -> int:
+        """Wait for the end; return how many calls were answered, or raise what went wrong."""
+        self._call.result(TIMEOUT, "a client")
+        return self.answered
+
+
+def test_no_request_is_lost_by_clients_that_leave_in_time() -> None:
+    """Short and persistent connections under load, ten stops: whoever follows the registry loses nothing."""
+    for _ in range(10):
+        with serving() as server:
+            delisted = threading.Event()
+            followers = [
+                Follower(server.address, is_persistent=number % 2 == 0, delisted=delisted) for number in range(6)
+            ]
+            eventually(partial(_all_have_begun, followers), interval=0.001)
+            delisted.set()  # Whatever they are in the middle of must be served.
+            assert drain(server).result(TIMEOUT, "drain")
+            answered = sum(follower.end() for follower in followers)
+            assert server.in_flight.total == answered
+
+
+def _all_have_begun(followers: list[Follower]) -> bool:
+    return all(follower.answered > 5 for follower in followers)
+
+
+def test_clients_that_stay_are_refused_cleanly() -> None:
+    """Clients with connections of one call each, that ignore the registry: answered, or refused; never reset."""
+    outcomes: Counter[str] = Counter()
+    with serving() as server:
+
+        def hammer() -> None:
+            for _ in itertools.count():
+                try:
+                    client = EchoClient(server.address)
+                except ConnectionRefusedError:
+                    outcomes["refused"] += 1
+                    return
+                with contextlib.closing(client):
+                    client.send(b"x")
+                    assert client.receive() == b"x"
+                    outcomes["ok"] += 1
+
+        calls = [Call(hammer) for _ in range(8)]
+        eventually(lambda: outcomes["ok"] > 100, interval=0.001)
+        closure = server.close_listener(Deadline.after(TIMEOUT))
+        assert server.drain(Deadline.after(TIMEOUT))
+        errors = [error for call in calls if (error := call.ended(TIMEOUT, "a client").error) is not None]
+        assert len(errors) <= (2 if closure.method == "listen(0)" else 0), errors
+        assert outcomes["refused"] + len(errors) == 8
+
+
+def test_a_pools_queue_is_cut_off_too() -> None:
+    """Clients that no worker got to are told apart: those that had asked are named, and nobody hangs."""
+    gate = Gate()
+    bare = TThreadPoolServer(EchoProcessor(gate), TServerSocket("127.0.0.1", 0), FRAMED, TBinaryProtocolFactory())
+    bare.setNumThreads(1)
+    server = ThriftServer(bare)
+    address = server.start()
+    stuck, asking, silent = (EchoClient(address, FRAMED) for _ in range(3))
+    try:
+        stuck.send(b"stuck")
+        assert gate.entered.acquire(timeout=TIMEOUT)
+        asking.send(b"unread")
+        eventually(lambda: len(server.connections) == 3)
+        assert not drain(server, 0.05).result(TIMEOUT, "drain")
+        assert sorted(request.name for request in server.cut_off()) == ["(not yet read)", "call"]
+        for client in (stuck, asking, silent):
+            with pytest.raises((EOFError, OSError)):
+                client.receive()
+    finally:
+        gate.opened.set()
+        for client in (stuck, asking, silent):
+            client.close()
+
+
+def test_a_failing_handler_ends_its_connection_only() -> None:
+    """As without the adapter; and nothing stays in flight."""
+
+    def fail(payload: bytes) -> bytes:
+        if payload == b"fail":
+            raise RuntimeError("on purpose")
+        return payload
+
+    logging.getLogger("thrift.server.TServer").disabled = True
+    try:
+        with serving(fail) as server, contextlib.closing(EchoClient(server.address)) as client:
+            client.send(b"fail")
+            with pytest.raises(EOFError):
+                client.receive()
+            eventually(lambda: server.in_flight.count == 0)
+            with contextlib.closing(EchoClient(server.address)) as other:
+                other.send(b"fine")
+                assert other.receive() == b"fine"
+    finally:
+        logging.getLogger("thrift.server.TServer").disabled = False
+
+
+def test_the_users_factories_stay_as_they_are() -> None:
+    """They may be shared with clients and other servers: only the server's own references are replaced."""
+    protocols = TBinaryProtocolFactory()
+    bare = TThreadedServer(EchoProcessor(bytes), TServerSocket("127.0.0.1", 0), TBufferedTransportFactory(), protocols)
+    server = ThriftServer(bare)
+    address = server.start()
+    assert vars(protocols).get("getProtocol") is None
+    with contextlib.closing(EchoClient(address, protocols=protocols)) as client:
+        client.send(b"hello")
+        assert client.receive() == b"hello"
+        assert server.in_flight.total == 1
+    server.cut_off()
+
+
+def test_an_address_in_use_is_said() -> None:
+    """Start raises what bind raised, and may be tried again."""
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        server = ThriftServer(threaded(bytes, port=other.getsockname()[1]))
+        with pytest.raises(OSError, match="in use"):
+            server.start()
+    server.start()
+    server.cut_off()
+
+
+def test_ipv6_is_served_and_drained() -> None:
+    """The listener is sealed, connections are watched, and peers are written, as in IPv4."""
+    server = ThriftServer(threaded(bytes, host="::1"))
+    host, port = server.start()
+    with contextlib.closing(EchoClient((host, port), family=socket.AF_INET6)) as client:
+        client.send(b"hello")
+        assert client.receive() == b"hello"
+        assert drain(server).result(TIMEOUT, "drain")
+        with pytest.raises(EOFError):
+            client.receive()
+    with pytest.raises(ConnectionRefusedError):
+        EchoClient((host, port), family=socket.AF_INET6)
+    server.cut_off()
+
+
+def test_servers_that_cannot_be_drained_are_refused() -> None:
+    """At construction, and in words."""
+    bare = TForkingServer(EchoProcessor(bytes), TServerSocket("127.0.0.1", 0))
+    with pytest.raises(ConfigurationError, match="TForkingServer"):
+        ThriftServer(bare)
+    with pytest.raises(ConfigurationError, match="no listening socket"):
+        ThriftServer(TThreadedServer(EchoProcessor(bytes), object()))
+
+
+def test_a_connection_outside_a_serving_thread_stays_unwatched() -> None:
+    """The processor may be used elsewhere: the factories of a running server work there, too."""
+    with serving() as server:
+        transport = server._server.inputTransportFactory.getTransport(object())
+        assert server._server.inputProtocolFactory.getProtocol(transport)
+
+
+def test_the_repr_shows_kind_and_counts() -> None:
+    """What a log line or a debugger wants to know."""
+    with serving() as server, contextlib.closing(EchoClient(server.address)) as client:
+        client.send(b"hello")
+        client.receive()
+        eventually(lambda: repr(server) == "<ThriftServer TThreadedServer connections=1 in_flight=0>")

@@ -1,0 +1,410 @@
+"""``socketserver`` servers: the contract in four styles of handler, and what has to be guessed about each."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import socketserver
+import struct
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any, cast
+
+import pytest
+
+from registry_drain.clock import Deadline
+from registry_drain.errors import ConfigurationError
+from registry_drain.servers.base import DrainableServer
+from registry_drain.servers.current_request import is_draining, mark_request, name_request
+from registry_drain.servers.socket_server import SocketServer
+from registry_drain.testing.bench import Call
+from registry_drain.testing.server_contract import ContractClient, ServerContract
+from tests.support.processes import eventually
+
+TIMEOUT = 10.0
+Serve = Callable[[bytes], bytes]
+
+
+class LineHandler(socketserver.StreamRequestHandler):
+    """One line in, one line out, through ``rfile``."""
+
+    def handle(self) -> None:
+        """Serve until the client leaves."""
+        for line in self.rfile:
+            self.wfile.write(cast("Any", self.server).serve(line.rstrip(b"\n")) + b"\n")
+
+
+class BufferedLineHandler(LineHandler):
+    """The same with buffered writing, in several pieces."""
+
+    wbufsize = -1
+
+    def handle(self) -> None:
+        """Serve until the client leaves."""
+        while line := self.rfile.readline():
+            self.wfile.write(cast("Any", self.server).serve(line.rstrip(b"\n")))
+            self.wfile.write(b"\n")
+            self.wfile.flush()
+
+
+class RecvHandler(socketserver.BaseRequestHandler):
+    """The same by ``recv``, with a buffer of the handler's own."""
+
+    def handle(self) -> None:
+        """Serve until the client leaves."""
+        pending = b""
+        while data := self.request.recv(65536):
+            *lines, pending = (pending + data).split(b"\n")
+            for line in lines:
+                self.request.sendall(cast("Any", self.server).serve(line) + b"\n")
+
+
+class MarkingHandler(socketserver.StreamRequestHandler):
+    """Says itself what a request is, and what it is called."""
+
+    def handle(self) -> None:
+        """Serve until the client leaves."""
+        for line in self.rfile:
+            with mark_request("marked"):
+                self.wfile.write(cast("Any", self.server).serve(line.rstrip(b"\n")) + b"\n")
+
+
+class LineServer(socketserver.ThreadingTCPServer):
+    """Serves lines, one thread per connection."""
+
+    allow_reuse_address = True
+    request_queue_size = 64
+
+    def __init__(self, handler: type[socketserver.BaseRequestHandler], serve: Serve) -> None:
+        """Bind a free port."""
+        self.serve = serve
+        self.cleaned_up = 0
+        super().__init__(("127.0.0.1", 0), handler)
+
+    def server_close(self) -> None:
+        """Count how often it is cleaned up."""
+        self.cleaned_up += 1
+        super().server_close()
+
+
+class SerialLineServer(socketserver.TCPServer):
+    """Serves lines, one connection after the other."""
+
+    request_queue_size = 64
+
+    def __init__(self, handler: type[socketserver.BaseRequestHandler], serve: Serve) -> None:
+        """Bind a free port."""
+        self.serve = serve
+        super().__init__(("127.0.0.1", 0), handler)
+
+
+class LineClient:
+    """One connection: a :class:`~registry_drain.testing.server_contract.ContractClient`."""
+
+    def __init__(self, address: tuple[str, int]) -> None:
+        """Connect."""
+        self.sock = socket.create_connection(address, timeout=TIMEOUT)
+        self._file = self.sock.makefile("rb")
+
+    def send(self, payload: bytes) -> None:
+        """Send one line."""
+        self.sock.sendall(payload + b"\n")
+
+    def receive(self) -> bytes:
+        """Return the next line, or raise EOFError."""
+        line = self._file.readline()
+        if not line.endswith(b"\n"):
+            raise EOFError
+        return line[:-1]
+
+    def close(self) -> None:
+        """Hang up."""
+        self._file.close()
+        self.sock.close()
+
+
+class LineContract(ServerContract):
+    """The contract on lines."""
+
+    handler: type[socketserver.BaseRequestHandler] = LineHandler
+
+    def new_server(self, serve: Serve) -> DrainableServer:
+        """Return the adapter."""
+        return SocketServer(LineServer(self.handler, serve))
+
+    def connect(self, address: tuple[str, int]) -> ContractClient:
+        """Return a client."""
+        return LineClient(address)
+
+
+class TestLines(LineContract):
+    """Through ``rfile`` and ``wfile``."""
+
+
+class TestBufferedLines(LineContract):
+    """With answers that are flushed."""
+
+    handler = BufferedLineHandler
+
+
+class TestRecv(LineContract):
+    """By ``recv`` and ``sendall``."""
+
+    handler = RecvHandler
+
+
+class TestMarked(LineContract):
+    """With requests that the handler marks."""
+
+    handler = MarkingHandler
+    request_name = "marked"
+
+
+class TestSerial(LineContract):
+    """Without threads."""
+
+    is_concurrent = False
+
+    def new_server(self, serve: Serve) -> DrainableServer:
+        """Return the adapter."""
+        return SocketServer(SerialLineServer(self.handler, serve))
+
+
+class TestDaemonThreads(LineContract):
+    """Whose threads socketserver forgets."""
+
+    def new_server(self, serve: Serve) -> DrainableServer:
+        """Return the adapter."""
+        server = LineServer(self.handler, serve)
+        server.daemon_threads = True
+        return SocketServer(server)
+
+
+@contextlib.contextmanager
+def serving(handler: type[socketserver.BaseRequestHandler], serve: Serve = bytes) -> Iterator[tuple[Any, LineClient]]:
+    """Give an adapter that serves, and a client of it."""
+    server = SocketServer(LineServer(handler, serve))
+    client = LineClient(server.start())
+    try:
+        yield server, client
+    finally:
+        client.close()
+        server.cut_off()
+
+
+def drain(server: SocketServer, seconds: float = TIMEOUT) -> Call[bool]:
+    """Close the listener, and begin to drain."""
+    server.close_listener(Deadline.after(TIMEOUT))
+    return Call(lambda: server.drain(Deadline.after(seconds)))
+
+
+def test_half_a_line_is_a_request() -> None:
+    """A message of which only the beginning has come is waited for, and answered."""
+    with serving(LineHandler) as (server, client):
+        client.sock.sendall(b"fir")
+        eventually(lambda: server.in_flight.total == 1)
+        draining = drain(server)
+        draining.join(0.1)
+        assert draining.is_alive()
+        assert server.in_flight.count == 1
+        client.sock.sendall(b"st\n")
+        assert client.receive() == b"first"
+        assert draining.result(TIMEOUT, "drain")
+
+
+def test_half_a_line_behind_a_whole_one_is_a_request() -> None:
+    """The beginning of a message that was read ahead, with the end of the one before, is not taken for idle."""
+    with serving(LineHandler) as (server, client):
+        client.sock.sendall(b"first\nsec")
+        assert client.receive() == b"first"
+        eventually(lambda: server.in_flight.total == 2)
+        draining = drain(server)
+        draining.join(0.1)
+        assert draining.is_alive()
+        client.sock.sendall(b"ond\n")
+        assert client.receive() == b"second"
+        assert draining.result(TIMEOUT, "drain")
+
+
+def test_each_line_read_ahead_counts() -> None:
+    """Lines that came in one segment are requests of their own."""
+    with serving(LineHandler) as (server, client):
+        client.sock.sendall(b"a\nb\nc\n")
+        assert [client.receive() for _ in range(3)] == [b"a", b"b", b"c"]
+        assert server.in_flight.total == 3
+        eventually(lambda: server.in_flight.count == 0)
+
+
+def test_a_greeting_is_no_answer() -> None:
+    """What a handler writes before it is asked does not make a request, and the connection is idle behind it."""
+
+    class Greeting(LineHandler):
+        def handle(self) -> None:
+            self.wfile.write(b"hello\n")
+            super().handle()
+
+    with serving(Greeting) as (server, client):
+        assert client.receive() == b"hello"
+        eventually(lambda: server.in_flight.count == 0)
+        assert server.in_flight.total == 0
+        assert drain(server).result(TIMEOUT, "drain")
+        with pytest.raises(EOFError):
+            client.receive()
+
+
+def test_a_handler_that_speaks_first_is_busy() -> None:
+    """A connection whose handler has not asked for anything yet is not idle: it may be at work."""
+    may_speak = threading.Event()
+
+    class Slow(LineHandler):
+        def handle(self) -> None:
+            may_speak.wait(TIMEOUT)
+            self.wfile.write(b"at last\n")
+
+    with serving(Slow) as (server, client):
+        eventually(lambda: server.in_flight.count == 1)
+        draining = drain(server)
+        draining.join(0.1)
+        assert draining.is_alive()
+        may_speak.set()
+        assert client.receive() == b"at last"
+        assert draining.result(TIMEOUT, "drain")
+
+
+def test_a_sink_drains_when_it_marks_its_requests() -> None:
+    """A protocol without answers has no boundary to be seen; marks tell."""
+    stored: list[bytes] = []
+
+    class Sink(socketserver.StreamRequestHandler):
+        def handle(self) -> None:
+            for line in self.rfile:
+                with mark_request("store"):
+                    stored.append(line)
+
+    with serving(Sink) as (server, client):
+        client.sock.sendall(b"a\nb\n")
+        eventually(lambda: len(stored) == 2)
+        eventually(lambda: server.in_flight.count == 0)
+        assert server.in_flight.total == 2
+        assert drain(server).result(TIMEOUT, "drain")
+
+
+def test_a_request_is_named_and_a_health_check_does_not_count() -> None:
+    """A handler names what it serves, and says what is no sign of a caller."""
+    gate = threading.Event()
+
+    def serve(payload: bytes) -> bytes:
+        name_request(payload.decode(), is_health_check=payload == b"ping")
+        gate.wait(TIMEOUT)
+        return payload
+
+    with serving(LineHandler, serve) as (server, client):
+        client.send(b"ping")
+        eventually(lambda: [request.name for request in server.in_flight.snapshot()] == ["ping"])
+        assert server.in_flight.total == 0
+        gate.set()
+        assert client.receive() == b"ping"
+        client.send(b"work")
+        assert client.receive() == b"work"
+        assert server.in_flight.total == 1
+
+
+def test_handlers_see_the_drain() -> None:
+    """A handler that streams may ask whether it should come to an end."""
+    seen: list[bool] = []
+    entered, gate = threading.Event(), threading.Event()
+
+    def serve(payload: bytes) -> bytes:
+        seen.append(is_draining())
+        entered.set()
+        gate.wait(TIMEOUT)
+        seen.append(is_draining())
+        return payload
+
+    with serving(LineHandler, serve) as (server, client):
+        client.send(b"stream")
+        assert entered.wait(TIMEOUT)
+        draining = drain(server)
+        eventually(lambda: server.connections.is_draining)
+        gate.set()
+        assert client.receive() == b"stream"
+        assert draining.result(TIMEOUT, "drain")
+    assert seen == [False, True]
+
+
+def test_outside_a_server_handlers_need_no_adapter() -> None:
+    """The functions for handlers do nothing when nobody serves."""
+    name_request("nothing")
+    with mark_request("nothing"):
+        assert not is_draining()
+
+
+def test_the_users_clean_up_runs_once_and_last() -> None:
+    """``server_close`` is called by the first ``cut_off`` after which nothing is left."""
+    server = LineServer(LineHandler, bytes)
+    adapter = SocketServer(server)
+    adapter.start()
+    adapter.close_listener(Deadline.after(TIMEOUT))
+    assert adapter.drain(Deadline.after(TIMEOUT))
+    assert server.cleaned_up == 0
+    adapter.cut_off()
+    adapter.cut_off()
+    assert server.cleaned_up == 1
+
+
+def test_a_server_that_is_not_bound_yet_is_bound() -> None:
+    """``bind_and_activate=False`` leaves binding to start."""
+    server = socketserver.ThreadingTCPServer(("127.0.0.1", 0), LineHandler, bind_and_activate=False)
+    adapter = SocketServer(server)
+    address = adapter.start()
+    assert address == server.server_address
+    LineClient(address).close()
+    adapter.cut_off()
+
+
+def test_an_address_in_use_is_said() -> None:
+    """Start raises what bind raised, and leaves no socket."""
+    with LineServer(LineHandler, bytes) as other:
+        server = socketserver.TCPServer(("127.0.0.1", 0), LineHandler, bind_and_activate=False)
+        server.server_address = other.server_address
+        adapter = SocketServer(server)
+        with pytest.raises(OSError, match="in use"):
+            adapter.start()
+        adapter.cut_off()
+
+
+@pytest.mark.parametrize("kind", [socketserver.UDPServer, socketserver.ForkingTCPServer])
+def test_servers_that_cannot_be_drained_are_refused(kind: type[socketserver.TCPServer]) -> None:
+    """At construction, and in words."""
+    with kind(("127.0.0.1", 0), LineHandler) as server, pytest.raises(ConfigurationError, match=kind.__name__):
+        SocketServer(server)
+
+
+def test_a_client_that_resets_harms_nobody() -> None:
+    """A connection that is reset while idle, or while busy, is gone, and the drain finishes."""
+    gate = threading.Event()
+
+    def serve(payload: bytes) -> bytes:
+        if payload == b"wait":
+            gate.wait(TIMEOUT)
+        return payload
+
+    with serving(LineHandler, serve) as (server, idle):
+        busy = LineClient(("127.0.0.1", idle.sock.getpeername()[1]))
+        idle.send(b"hello")
+        assert idle.receive() == b"hello"
+        busy.send(b"wait")
+        eventually(lambda: server.in_flight.total == 2)
+        for client in (idle, busy):
+            client.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            client.close()
+        gate.set()
+        assert drain(server).result(TIMEOUT, "drain")
+
+
+def test_the_repr_shows_kind_and_counts() -> None:
+    """What a log line or a debugger wants to know."""
+    with serving(LineHandler) as (server, client):
+        client.send(b"hello")
+        client.receive()
+        eventually(lambda: repr(server) == "<SocketServer LineServer connections=1 in_flight=0>")
