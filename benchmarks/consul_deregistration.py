@@ -24,7 +24,7 @@ import requests
 from registry_drain.clock import Deadline
 from registry_drain.instance import ServiceInstance
 from registry_drain.registries.base import RemovalOutcome
-from registry_drain.registries.consul_registration import ConsulRegistration
+from registry_drain.registries.consul.registration import ConsulRegistration
 from registry_drain.registries.url import open_registry
 from tests.support.consul_process import ConsulAgent
 

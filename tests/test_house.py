@@ -31,7 +31,7 @@ MAY_IMPORT: dict[str, set[str]] = {
 }
 """``""`` is the package itself, ``registry_drain/__init__.py``."""
 SHARED = {
-    "registries": {"base", "url", "retry", "layouts"},
+    "registries": {"base", "url", "retry"},
     "servers": {"base", "in_flight", "listener", "connections", "current_request"},
 }
 """What every backend and every adapter may use; the rest of these rooms belongs to one backend or adapter each."""
@@ -79,9 +79,8 @@ def is_below(module: str, prefix: str) -> bool:
 
 
 def family(module: str) -> str:
-    """Return which backend or adapter a module belongs to: ``consul_http`` is consul's."""
-    name = module.split(".")[1] if "." in module else ""
-    return name if name.endswith("_server") else name.partition("_")[0]
+    """Return which backend or adapter a module belongs to: ``registries.consul.http`` is consul's."""
+    return module.split(".")[1] if "." in module else ""
 
 
 @pytest.mark.parametrize("module", MODULES)
@@ -155,9 +154,9 @@ def test_importing_changes_nothing() -> None:
 
 def test_the_house_rules_notice() -> None:
     """The reader of imports sees those in functions, and modules imported by name from a package."""
-    assert "registries.local_file" in own_imports("registries.local_directory")
+    assert "registries.local.file" in own_imports("registries.local.directory")
     assert "registries.base" in own_imports("registries.url")
-    assert family("registries.consul_http") == "consul"
+    assert family("registries.consul.http") == "consul"
     assert family("servers.thrift_server") == "thrift_server"
 
 

@@ -1,5 +1,4 @@
-"""Where instances are listed: one file per backend, chosen by URL
-(:func:`registry_drain.registries.url.open_registry`).
+"""Where instances are listed: one package per backend, chosen by URL (``url.open_registry``).
 
-``base`` holds the protocols a backend implements, ``retry`` how its calls are retried inside a deadline.
+``base`` holds the protocols that a backend implements, ``retry`` how its calls are retried inside a deadline.
 """

@@ -15,7 +15,7 @@ from registry_drain.clock import Deadline
 from registry_drain.instance import ServiceInstance, format_endpoint
 from registry_drain.registries.base import RegistryEntry
 from registry_drain.registries.consul import ConsulRegistry
-from registry_drain.registries.consul_registration import ConsulRegistration
+from registry_drain.registries.consul.registration import ConsulRegistration
 from registry_drain.registries.url import parse_registry_url
 from tests.support.consul_process import ConsulAgent
 

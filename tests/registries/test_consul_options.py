@@ -9,7 +9,7 @@ import pytest
 from registry_drain.errors import ConfigurationError
 from registry_drain.instance import ServiceInstance
 from registry_drain.registries.consul import OPTIONS, ConsulRegistry
-from registry_drain.registries.consul_token import TokenSource
+from registry_drain.registries.consul.token import TokenSource
 from registry_drain.registries.url import open_registry, parse_registry_url
 
 

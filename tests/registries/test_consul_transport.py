@@ -12,7 +12,7 @@ import pytest
 from registry_drain.errors import RegistryTimeoutError, RegistryUnavailableError
 from registry_drain.registries.base import RemovalOutcome
 from registry_drain.registries.consul import ConsulRegistry
-from registry_drain.registries.consul_http import ConsulClient
+from registry_drain.registries.consul.http import ConsulClient
 from registry_drain.registries.url import parse_registry_url
 from tests.conftest import NewConsulAgent
 from tests.registries.consul_tools import FAST, Liar, Members, instance, soon

@@ -9,8 +9,8 @@ import pytest
 
 from registry_drain.errors import ConfigurationError
 from registry_drain.instance import ServiceInstance
-from registry_drain.registries import consul_watch
-from registry_drain.registries.consul_watch import ConsulWatch
+from registry_drain.registries.consul import watch as consul_watch
+from registry_drain.registries.consul.watch import ConsulWatch
 from tests.conftest import NewConsulAgent
 from tests.registries.consul_tools import FAST, Liar, Lie, Members, instance, never, soon
 from tests.support.consul_process import ConsulAgent

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from registry_drain.errors import ConfigurationError
 from registry_drain.instance import ServiceInstance
-from registry_drain.registries.layouts import DEFAULT_LAYOUT, LAYOUTS, CuratorLayout, NodeTree
-from registry_drain.registries.layouts.base import parents
+from registry_drain.registries.zookeeper.layouts import DEFAULT_LAYOUT, LAYOUTS, CuratorLayout, NodeTree
+from registry_drain.registries.zookeeper.layouts.base import parents
 
 LAYOUT = CuratorLayout()
 NAMES = st.text(st.characters(codec="ascii", categories=("L", "N")), min_size=1, max_size=20)

@@ -27,10 +27,10 @@ from registry_drain.errors import (
     RegistryUnavailableError,
 )
 from registry_drain.instance import ServiceInstance
-from registry_drain.registries import local_directory
 from registry_drain.registries.base import Registry, RemovalOutcome
-from registry_drain.registries.local_file import file_name
-from registry_drain.registries.local_lock import HeldFile
+from registry_drain.registries.local import directory as local_directory
+from registry_drain.registries.local.file import file_name
+from registry_drain.registries.local.lock import HeldFile
 from registry_drain.registries.url import open_registry
 from registry_drain.testing.bench import Call, until
 from tests.registries.test_local import start_owner

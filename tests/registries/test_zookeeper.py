@@ -22,12 +22,12 @@ from registry_drain.errors import (
 )
 from registry_drain.instance import ServiceInstance
 from registry_drain.registries.base import RegistryEntry, RemovalOutcome
-from registry_drain.registries.layouts import CuratorLayout, NodeContent, NodeTree
 from registry_drain.registries.url import open_registry
 from registry_drain.registries.zookeeper import ZooKeeperRegistry
-from registry_drain.registries.zookeeper_node import may_take_over
-from registry_drain.registries.zookeeper_registration import ZooKeeperRegistration
-from registry_drain.registries.zookeeper_session import SessionPhase, session_text
+from registry_drain.registries.zookeeper.layouts import CuratorLayout, NodeContent, NodeTree
+from registry_drain.registries.zookeeper.node import may_take_over
+from registry_drain.registries.zookeeper.registration import ZooKeeperRegistration
+from registry_drain.registries.zookeeper.session import SessionPhase, session_text
 from tests.conftest import NewZooKeeper
 from tests.registries.zookeeper_bench import INSTANCE, SERVICE, Background, Stage, never, within
 from tests.support.processes import eventually
@@ -496,7 +496,7 @@ def test_phases_read_as_words() -> None:
 
 def test_kazoos_chatter_holds_no_secrets(caplog: pytest.LogCaptureFixture) -> None:
     """Nothing below INFO of kazoo's gets through, whatever the level: it prints credentials and session passwords."""
-    from registry_drain.registries.zookeeper_client import _kazoo_log
+    from registry_drain.registries.zookeeper.client import _kazoo_log
 
     caplog.set_level(1)
     logger = _kazoo_log()

@@ -17,8 +17,8 @@ import pytest
 from registry_drain.clock import SYSTEM_CLOCK
 from registry_drain.errors import LiveOwnerError, RegistryUnavailableError
 from registry_drain.registries.base import RemovalOutcome
-from registry_drain.registries.zookeeper_session import SessionPhase, ZooKeeperSession
-from registry_drain.registries.zookeeper_settings import SessionSettings
+from registry_drain.registries.zookeeper.session import SessionPhase, ZooKeeperSession
+from registry_drain.registries.zookeeper.settings import SessionSettings
 from tests.conftest import NewZooKeeper
 from tests.registries.zookeeper_bench import INSTANCE, Background, Stage, never, within
 from tests.registries.zookeeper_owner import start_owner

@@ -5,14 +5,14 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Callable, Iterator
-from typing import Any, Generic, TypeVar, cast
+from typing import Any, Generic, TypeVar
 
 from registry_drain.clock import SYSTEM_CLOCK, Deadline
 from registry_drain.instance import ServiceInstance
 from registry_drain.registries.url import parse_registry_url
 from registry_drain.registries.zookeeper import ZooKeeperRegistry, open_zookeeper
-from registry_drain.registries.zookeeper_registration import ZooKeeperRegistration
-from registry_drain.registries.zookeeper_session import ZooKeeperSession
+from registry_drain.registries.zookeeper.registration import ZooKeeperRegistration
+from registry_drain.registries.zookeeper.session import ZooKeeperSession
 from tests.support.processes import eventually
 from tests.support.zookeeper_process import ZooKeeperServer
 
@@ -130,4 +130,4 @@ def never(probe: Callable[[], object], *, seconds: float, because: str) -> None:
 
     with contextlib.suppress(AssertionError):
         eventually(looked, timeout=seconds)
-    assert not found, f"{because}: {cast('object', found[0])}"
+    assert not found, f"{because}: {found[0]}"

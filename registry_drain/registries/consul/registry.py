@@ -1,17 +1,6 @@
-"""The Consul backend: instances are services of the local agent, kept alive by a TTL check.
+"""The registry object: opens, lists, watches and removes, and makes registrations.
 
-- :mod:`registry_drain.registries.consul_http`: the hardened client, on
-  :mod:`~registry_drain.registries.consul_connection` (deadlines, aborting) and
-  :mod:`~registry_drain.registries.consul_native` (the library's own API)
-- :mod:`registry_drain.registries.consul_token`: where the token comes from
-- :mod:`registry_drain.registries.consul_catalog`: reading, and what an empty list proves
-- :mod:`registry_drain.registries.consul_registration`: one's own instance, with
-  :mod:`~registry_drain.registries.consul_own` (its names and payload) and
-  :mod:`~registry_drain.registries.consul_heartbeat`
-- :mod:`registry_drain.registries.consul_removal`: somebody else's
-- :mod:`registry_drain.registries.consul_watch`: following a service
-
-Options and failure behaviour: ``docs/consul.md``. Works with python-consul and with py-consul, from Consul 1.8 on.
+Works with python-consul and with py-consul, from Consul 1.8 on.
 """
 
 from __future__ import annotations
@@ -24,20 +13,20 @@ from registry_drain.clock import SYSTEM_CLOCK, Clock, Deadline
 from registry_drain.errors import ConfigurationError, PermissionRefusedError
 from registry_drain.instance import ServiceInstance, check_name
 from registry_drain.registries.base import Registration, Registry, RegistryEntry, Removal, Watch, WatchCallback
-from registry_drain.registries.consul_catalog import (
+from registry_drain.registries.consul.catalog import (
     META_PREFIX,
     is_askable,
     read_service,
     read_service_names,
     require_sight,
 )
-from registry_drain.registries.consul_http import ConsulAddress, ConsulClient
-from registry_drain.registries.consul_own import Lifetimes
-from registry_drain.registries.consul_registration import ConsulRegistration
-from registry_drain.registries.consul_removal import ConsulRemoval
-from registry_drain.registries.consul_retry import persistently
-from registry_drain.registries.consul_token import TokenSource
-from registry_drain.registries.consul_watch import ConsulWatch
+from registry_drain.registries.consul.http import ConsulAddress, ConsulClient
+from registry_drain.registries.consul.own import Lifetimes
+from registry_drain.registries.consul.registration import ConsulRegistration
+from registry_drain.registries.consul.removal import ConsulRemoval
+from registry_drain.registries.consul.retry import persistently
+from registry_drain.registries.consul.token import TokenSource
+from registry_drain.registries.consul.watch import ConsulWatch
 from registry_drain.registries.url import RegistryURL, seconds
 
 OPTIONS = frozenset(

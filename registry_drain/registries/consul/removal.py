@@ -27,9 +27,9 @@ from registry_drain.errors import (
     RegistryUnavailableError,
 )
 from registry_drain.registries.base import RegistryEntry, Removal, RemovalOutcome
-from registry_drain.registries.consul_catalog import Listed, is_askable, read_service, require_sight
-from registry_drain.registries.consul_http import ConsulAddress, ConsulClient
-from registry_drain.registries.consul_retry import persistently
+from registry_drain.registries.consul.catalog import Listed, is_askable, read_service, require_sight
+from registry_drain.registries.consul.http import ConsulAddress, ConsulClient
+from registry_drain.registries.consul.retry import persistently
 
 _NOMAD = "_nomad-"
 """Nomad names its services so, and registers again what it misses within seconds."""

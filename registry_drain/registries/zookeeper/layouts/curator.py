@@ -15,7 +15,7 @@ import json
 from typing import ClassVar
 
 from registry_drain.instance import MAX_PORT, ServiceInstance
-from registry_drain.registries.layouts.base import NodeContent
+from registry_drain.registries.zookeeper.layouts.base import NodeContent
 
 _LATEST_MS = 253402300800000
 """The year 10000, which no date formatting survives."""

@@ -51,8 +51,8 @@ from registry_drain.errors import (
     RegistryTimeoutError,
     RegistryUnavailableError,
 )
-from registry_drain.registries.zookeeper_client import SessionKey, let_go, new_client, send_goodbye
-from registry_drain.registries.zookeeper_settings import Cancellation, CancelledSessionCallError, SessionSettings
+from registry_drain.registries.zookeeper.client import SessionKey, let_go, new_client, send_goodbye
+from registry_drain.registries.zookeeper.settings import Cancellation, CancelledSessionCallError, SessionSettings
 
 log = logging.getLogger(__name__)
 

@@ -25,11 +25,11 @@ from registry_drain.clock import Clock, Deadline
 from registry_drain.errors import ConfigurationError, RegistryDrainError, RegistryUnavailableError
 from registry_drain.instance import ServiceInstance
 from registry_drain.registries.base import WatchCallback
-from registry_drain.registries.layouts import NodeContent, NodeTree
-from registry_drain.registries.layouts.base import join
-from registry_drain.registries.zookeeper_session import Request, ZooKeeperSession
-from registry_drain.registries.zookeeper_settings import Cancellation, CancelledSessionCallError, SessionSettings
-from registry_drain.registries.zookeeper_shared import SharedSession
+from registry_drain.registries.zookeeper.layouts import NodeContent, NodeTree
+from registry_drain.registries.zookeeper.layouts.base import join
+from registry_drain.registries.zookeeper.session import Request, ZooKeeperSession
+from registry_drain.registries.zookeeper.settings import Cancellation, CancelledSessionCallError, SessionSettings
+from registry_drain.registries.zookeeper.shared import SharedSession
 
 log = logging.getLogger(__name__)
 

@@ -1,7 +1,8 @@
 """How instances are written into ZooKeeper: one file per ecosystem, chosen by the URL's option ``layout``.
 
 A layout is pure: names and bytes in, names and bytes out. It knows no ZooKeeper client, so it can be tested without a
-server. To add one, implement :class:`registry_drain.registries.layouts.base.Layout` and list it in :data:`LAYOUTS`.
+server. To add one, implement :class:`~registry_drain.registries.zookeeper.layouts.base.Layout` and list it in
+:data:`LAYOUTS`.
 """
 
 from __future__ import annotations
@@ -9,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from registry_drain.registries.layouts.base import Layout, NodeContent, NodeTree
-from registry_drain.registries.layouts.curator import CuratorLayout
+from registry_drain.registries.zookeeper.layouts.base import Layout, NodeContent, NodeTree
+from registry_drain.registries.zookeeper.layouts.curator import CuratorLayout
 
 LAYOUTS: Mapping[str, Layout] = MappingProxyType({layout.name: layout for layout in (CuratorLayout(),)})
 """Every layout by its name in a URL."""

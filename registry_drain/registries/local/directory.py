@@ -34,9 +34,9 @@ from registry_drain.errors import (
     RegistryUnavailableError,
 )
 from registry_drain.instance import ServiceInstance
-from registry_drain.registries import local_file
-from registry_drain.registries.local_file import InstanceFile
-from registry_drain.registries.local_lock import HeldFile, is_locked
+from registry_drain.registries.local import file as local_file
+from registry_drain.registries.local.file import InstanceFile
+from registry_drain.registries.local.lock import HeldFile, is_locked
 
 LOCK_POLL = 0.001
 """Seconds between two tries for the directory's lock, which is held for a fraction of this."""

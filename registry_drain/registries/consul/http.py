@@ -41,9 +41,9 @@ from registry_drain.errors import (
     RegistryTimeoutError,
     RegistryUnavailableError,
 )
-from registry_drain.registries.consul_connection import Connections
-from registry_drain.registries.consul_native import NativeAPI
-from registry_drain.registries.consul_token import TokenSource
+from registry_drain.registries.consul.connection import Connections
+from registry_drain.registries.consul.native import NativeAPI
+from registry_drain.registries.consul.token import TokenSource
 from registry_drain.registries.url import host_text
 
 _HEADERS = {"User-Agent": "registry-drain", "Accept": "application/json"}

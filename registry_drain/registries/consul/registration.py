@@ -45,11 +45,11 @@ from registry_drain.errors import (
 )
 from registry_drain.instance import ServiceInstance
 from registry_drain.registries.base import Removal, RemovalOutcome
-from registry_drain.registries.consul_catalog import Listed, require_sight
-from registry_drain.registries.consul_heartbeat import Heartbeat
-from registry_drain.registries.consul_http import ConsulAddress, ConsulClient
-from registry_drain.registries.consul_own import Lifetimes, OwnEntry
-from registry_drain.registries.consul_retry import persistently
+from registry_drain.registries.consul.catalog import Listed, require_sight
+from registry_drain.registries.consul.heartbeat import Heartbeat
+from registry_drain.registries.consul.http import ConsulAddress, ConsulClient
+from registry_drain.registries.consul.own import Lifetimes, OwnEntry
+from registry_drain.registries.consul.retry import persistently
 
 _log = logging.getLogger(__name__)
 

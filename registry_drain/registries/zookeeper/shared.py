@@ -8,8 +8,8 @@ from contextlib import contextmanager
 
 from registry_drain.clock import Clock, Deadline
 from registry_drain.errors import RegistryUnavailableError
-from registry_drain.registries.zookeeper_session import ZooKeeperSession
-from registry_drain.registries.zookeeper_settings import SessionSettings
+from registry_drain.registries.zookeeper.session import ZooKeeperSession
+from registry_drain.registries.zookeeper.settings import SessionSettings
 
 
 class SharedSession:

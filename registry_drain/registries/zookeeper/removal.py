@@ -4,7 +4,7 @@ ZooKeeper has no delete that compares the owner; ``delete(version)`` is the best
 starts again at version 0. So each delete is preceded, on the same session, by a consistent read that compares what
 never repeats: the transaction that created the node, and its owner. Between the two lies one round trip (about 1 ms).
 In it only a *plain* re-creation can be mistaken for what was shown; this package's own take-overs always change the
-version (see :mod:`registry_drain.registries.zookeeper_node`).
+version (see :mod:`registry_drain.registries.zookeeper.node`).
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from registry_drain.errors import (
 )
 from registry_drain.registries.base import RegistryEntry, Removal, RemovalOutcome
 from registry_drain.registries.retry import retrying
-from registry_drain.registries.zookeeper_session import ZooKeeperSession, read_stat, session_text
-from registry_drain.registries.zookeeper_settings import SessionSettings
-from registry_drain.registries.zookeeper_shared import SharedSession
+from registry_drain.registries.zookeeper.session import ZooKeeperSession, read_stat, session_text
+from registry_drain.registries.zookeeper.settings import SessionSettings
+from registry_drain.registries.zookeeper.shared import SharedSession
 
 
 def version_of(stat: Any) -> str:

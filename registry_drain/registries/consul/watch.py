@@ -23,8 +23,8 @@ from registry_drain.clock import Clock, Deadline
 from registry_drain.errors import RegistryDrainError, RegistryTimeoutError
 from registry_drain.instance import ServiceInstance
 from registry_drain.registries.base import WatchCallback
-from registry_drain.registries.consul_catalog import parse_listed, require_sight
-from registry_drain.registries.consul_http import ConsulClient
+from registry_drain.registries.consul.catalog import parse_listed, require_sight
+from registry_drain.registries.consul.http import ConsulClient
 
 _log = logging.getLogger(__name__)
 

@@ -1,6 +1,6 @@
 """What one registration of ours is in Consul: its names, its payload, and how it and its rivals are found.
 
-See :mod:`registry_drain.registries.consul_registration` for why the Consul id is never used twice.
+See :mod:`registry_drain.registries.consul.registration` for why the Consul id is never used twice.
 """
 
 from __future__ import annotations
@@ -10,14 +10,14 @@ from dataclasses import dataclass, field
 
 from registry_drain.clock import Deadline
 from registry_drain.instance import ServiceInstance
-from registry_drain.registries.consul_catalog import (
+from registry_drain.registries.consul.catalog import (
     ID_KEY,
     INCARNATION_KEY,
     REGISTERED_AT_KEY,
     Listed,
     read_service,
 )
-from registry_drain.registries.consul_http import ConsulClient
+from registry_drain.registries.consul.http import ConsulClient
 
 LONGEST_HEARTBEAT_PAUSE = 3.0
 """Seconds. A third of the TTL would do for the check; this is how soon a restarted agent is told of us again."""

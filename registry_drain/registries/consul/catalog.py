@@ -22,7 +22,7 @@ from registry_drain.clock import Deadline
 from registry_drain.errors import ConfigurationError, PermissionRefusedError, RegistryDataError
 from registry_drain.instance import ServiceInstance
 from registry_drain.registries.base import RegistryEntry
-from registry_drain.registries.consul_http import ConsulClient
+from registry_drain.registries.consul.http import ConsulClient
 
 META_PREFIX = "registry-drain-"
 ID_KEY = f"{META_PREFIX}id"

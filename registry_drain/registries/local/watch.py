@@ -12,7 +12,7 @@ from registry_drain.clock import Clock
 from registry_drain.errors import RegistryDrainError
 from registry_drain.instance import ServiceInstance
 from registry_drain.registries.base import WatchCallback
-from registry_drain.registries.local_directory import InstanceDirectory
+from registry_drain.registries.local.directory import InstanceDirectory
 
 logger = logging.getLogger(__name__)
 

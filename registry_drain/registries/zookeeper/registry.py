@@ -1,11 +1,4 @@
-"""ZooKeeper as a registry: ``zookeeper://H1:P1,H2:P2/base/path``; see docs/zookeeper.md for its options.
-
-The map: :mod:`~registry_drain.registries.zookeeper_session` bounds every call and ends sessions for certain,
-:mod:`~registry_drain.registries.zookeeper_registration` registers and removes one's own instance,
-:mod:`~registry_drain.registries.zookeeper_node` is its node and says who may hold it,
-:mod:`~registry_drain.registries.zookeeper_removal` removes somebody else's,
-:mod:`~registry_drain.registries.zookeeper_watch` follows a service, and
-:mod:`~registry_drain.registries.layouts` says how nodes are written. Here they are joined.
+"""The registry object: opens, lists, watches and removes, and makes registrations.
 
 Each registration has a session of its own, whose end removes its node; everything else of one registry object shares a
 second one. A process that registers one instance and watches any number of services has two connections.
@@ -24,15 +17,15 @@ from registry_drain.clock import SYSTEM_CLOCK, Clock, Deadline
 from registry_drain.errors import ConfigurationError, InstanceNotFoundError, PermissionRefusedError
 from registry_drain.instance import ServiceInstance, format_endpoint
 from registry_drain.registries.base import RegistryEntry, Removal, WatchCallback
-from registry_drain.registries.layouts import DEFAULT_LAYOUT, LAYOUTS, NodeTree
-from registry_drain.registries.layouts.base import Layout, join
 from registry_drain.registries.url import RegistryURL, seconds
-from registry_drain.registries.zookeeper_registration import ZooKeeperRegistration
-from registry_drain.registries.zookeeper_removal import EntryRemoval, version_of
-from registry_drain.registries.zookeeper_session import Request, ZooKeeperSession, session_text
-from registry_drain.registries.zookeeper_settings import SessionSettings
-from registry_drain.registries.zookeeper_shared import SharedSession
-from registry_drain.registries.zookeeper_watch import ZooKeeperWatch
+from registry_drain.registries.zookeeper.layouts import DEFAULT_LAYOUT, LAYOUTS, NodeTree
+from registry_drain.registries.zookeeper.layouts.base import Layout, join
+from registry_drain.registries.zookeeper.registration import ZooKeeperRegistration
+from registry_drain.registries.zookeeper.removal import EntryRemoval, version_of
+from registry_drain.registries.zookeeper.session import Request, ZooKeeperSession, session_text
+from registry_drain.registries.zookeeper.settings import SessionSettings
+from registry_drain.registries.zookeeper.shared import SharedSession
+from registry_drain.registries.zookeeper.watch import ZooKeeperWatch
 
 DEFAULT_PORT = 2181
 DEFAULT_BASE = "/services"

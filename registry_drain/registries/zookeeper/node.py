@@ -36,10 +36,10 @@ from registry_drain.errors import (
     RegistryUnavailableError,
 )
 from registry_drain.instance import ServiceInstance
-from registry_drain.registries.layouts import NodeTree
-from registry_drain.registries.layouts.base import parents
-from registry_drain.registries.zookeeper_session import ANSWERS, Request, ZooKeeperSession, session_text
-from registry_drain.registries.zookeeper_settings import Cancellation, CancelledSessionCallError, SessionSettings
+from registry_drain.registries.zookeeper.layouts import NodeTree
+from registry_drain.registries.zookeeper.layouts.base import parents
+from registry_drain.registries.zookeeper.session import ANSWERS, Request, ZooKeeperSession, session_text
+from registry_drain.registries.zookeeper.settings import Cancellation, CancelledSessionCallError, SessionSettings
 
 log = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ from typing import Any
 from kazoo.client import KazooClient
 from kazoo.protocol.serialization import CloseInstance
 
-from registry_drain.registries.zookeeper_settings import SessionSettings
+from registry_drain.registries.zookeeper.settings import SessionSettings
 
 # max_tries -1: an outage may last. The delays are measured: kazoo's own let a session that comes back wait for 15 to
 # 20 s more after an outage of a minute, these less than one.

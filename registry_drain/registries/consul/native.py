@@ -16,7 +16,7 @@ from registry_drain.clock import Deadline
 from registry_drain.errors import RegistryDataError
 
 if TYPE_CHECKING:
-    from registry_drain.registries.consul_http import ConsulClient
+    from registry_drain.registries.consul.http import ConsulClient
 
 _BLOCKING_SLACK = 1 / 16
 """Consul adds up to a sixteenth of ``wait`` as jitter: developer.hashicorp.com/consul/api-docs/features/blocking."""

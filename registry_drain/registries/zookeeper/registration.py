@@ -2,7 +2,7 @@
 
 Theory of operation. All registering is done by one thread, the worker, which :meth:`ZooKeeperRegistration.register`
 starts and asks, and which kazoo's listeners and watches wake: they set an event and do nothing else. What the worker
-does about the node stands in :mod:`registry_drain.registries.zookeeper_node`. Rules:
+does about the node stands in :mod:`registry_drain.registries.zookeeper.node`. Rules:
 
 1. *The fence* is a cancellation, which the worker reads before each step and which ends its waits, and a join. If the
    worker was inside a write then, it ends that session at once: the goodbye stands behind the write in the same queue.
@@ -31,12 +31,12 @@ from registry_drain.errors import (
 )
 from registry_drain.instance import ServiceInstance
 from registry_drain.registries.base import Removal, RemovalOutcome
-from registry_drain.registries.layouts import NodeTree
 from registry_drain.registries.retry import retrying
-from registry_drain.registries.zookeeper_node import OwnNode
-from registry_drain.registries.zookeeper_session import ZooKeeperSession, read_stat, session_text
-from registry_drain.registries.zookeeper_settings import Cancellation, CancelledSessionCallError, SessionSettings
-from registry_drain.registries.zookeeper_shared import SharedSession
+from registry_drain.registries.zookeeper.layouts import NodeTree
+from registry_drain.registries.zookeeper.node import OwnNode
+from registry_drain.registries.zookeeper.session import ZooKeeperSession, read_stat, session_text
+from registry_drain.registries.zookeeper.settings import Cancellation, CancelledSessionCallError, SessionSettings
+from registry_drain.registries.zookeeper.shared import SharedSession
 
 log = logging.getLogger(__name__)
 

@@ -1,6 +1,6 @@
 """The embedded registry: ``local:///directory``, for one machine. Nothing to install, nothing to start.
 
-Theory of operation: see :mod:`registry_drain.registries.local_directory`. A registration is an open, locked file; no
+Theory of operation: see :mod:`registry_drain.registries.local.directory`. A registration is an open, locked file; no
 thread renews it, so the fence has only a ``register`` under way to wait for. Releasing the lock takes the instance out
 of every list at once, needs nobody's permission and cannot fail; the file that is left is unlinked afterwards, by us or
 by the next one who registers.
@@ -38,10 +38,10 @@ from registry_drain.registries.base import (
     Watch,
     WatchCallback,
 )
-from registry_drain.registries.local_directory import InstanceDirectory
-from registry_drain.registries.local_file import file_name
-from registry_drain.registries.local_lock import HeldFile
-from registry_drain.registries.local_watch import LocalWatch, healthy
+from registry_drain.registries.local.directory import InstanceDirectory
+from registry_drain.registries.local.file import file_name
+from registry_drain.registries.local.lock import HeldFile
+from registry_drain.registries.local.watch import LocalWatch, healthy
 from registry_drain.registries.retry import retrying
 from registry_drain.registries.url import RegistryURL, seconds
 
