@@ -54,8 +54,13 @@ def main() -> int:
     parser.add_argument("--stop-on-divide", action="store_true", help="the handler of divide() calls stop()")
     parser.add_argument("--stopping-observer", action="store_true")
     parser.add_argument("--deadlocked-thread", action="store_true")
+    parser.add_argument("--debug", action="store_true", help="everything that any library logs")
     options = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="LOG %(threadName)s %(message)s", stream=sys.stdout)
+    logging.basicConfig(
+        level=logging.DEBUG if options.debug else logging.INFO,
+        format="LOG %(threadName)s %(message)s",
+        stream=sys.stdout,
+    )
 
     calculator = StoppableCalculator()
     server = ThriftServer(new_threaded_server(calculator, "127.0.0.1", options.port))
