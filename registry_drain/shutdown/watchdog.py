@@ -45,7 +45,9 @@ class Watchdog:
         """Begin disarmed."""
         self._exit_process = exit_process
         self._disarmed = threading.Event()
-        self._thread: threading.Thread | None = None
+        self._is_decided = threading.Event()  # disarmed, or overdue
+        self._is_dumped = threading.Event()
+        self._threads: list[threading.Thread] = []
         self._has_backup = False
         self._backup_fd: int | None = None
 
@@ -56,10 +58,16 @@ class Watchdog:
         """
         room = max(room, _LEAST_ROOM)
         thread = threading.Thread(
-            target=self._watch, args=(deadline, describe, room), name="registry-drain-watchdog", daemon=True
+            target=self._watch, args=(deadline, room), name="registry-drain-watchdog", daemon=True
+        )
+        # Started now: Python 3.12.0 and 3.12.1 start no thread any more once the main thread has ended (gh-113964).
+        dump = threading.Thread(
+            target=self._dump, args=(deadline.clock, describe), name="registry-drain-watchdog-dump", daemon=True
         )
         thread.start()
-        self._thread = thread
+        self._threads.append(thread)
+        dump.start()
+        self._threads.append(dump)
         if self._exit_process is _exit_now:
             self._set_backup(deadline.remaining() + room * _BACKUP_AT)
 
@@ -85,19 +93,25 @@ class Watchdog:
             self._has_backup = False
             faulthandler.cancel_dump_traceback_later()
             self._close_backup()
-        if self._thread is not None and self._thread is not threading.current_thread():
-            self._thread.join(_JOIN_LIMIT)
+        self._is_decided.set()
+        for thread in self._threads:
+            if thread is not threading.current_thread():
+                thread.join(_JOIN_LIMIT)
 
-    def _watch(self, deadline: Deadline, describe: Callable[[], str], room: float) -> None:
+    def _watch(self, deadline: Deadline, room: float) -> None:
         clock: Clock = deadline.clock
         if clock.wait(self._disarmed, deadline.remaining()):
             return
-        dump = threading.Thread(target=_dump, args=(describe,), name="registry-drain-watchdog-dump", daemon=True)
-        with contextlib.suppress(RuntimeError):  # no thread to be had: exit without
-            dump.start()
-            dump.join(min(_DUMP_LIMIT, room / 2))
+        self._is_decided.set()
+        self._is_dumped.wait(min(_DUMP_LIMIT, room / 2))
         if not self._disarmed.is_set():
             self._exit_process(EXIT_WATCHDOG)
+
+    def _dump(self, clock: Clock, describe: Callable[[], str]) -> None:
+        clock.wait(self._is_decided)
+        if not self._disarmed.is_set():
+            _dump(describe)
+        self._is_dumped.set()
 
 
 def _open_stderr_without_blocking() -> int:
