@@ -6,12 +6,12 @@ the connection is *idle*; otherwise it is busy. That is all a request costs: som
 by its own thread; no lock, no system call, no wake-up pipe. Whoever asks adds the connections up.
 
 An idle connection is closed by the drain when it is *quiet*. The kernel says so itself (``TCP_INFO``, ``tcp(7)``):
-nothing has arrived for ``idle_quiet`` seconds, and of all bytes that ever arrived the serving thread has noted every
-one. (It may be on its way back from ``recv``, waiting for the interpreter lock, with a request in its hands; only the
-count of bytes shows that.) Then comes our FIN; within microseconds, so the window in which a request can still cross it
-is the network's and not ours. A client that sends all the same reads an end of file and not a reset, for what it sends
-is read and thrown away for ``linger`` seconds; ``shutdown(SHUT_RD)`` then wakes the serving thread, which leaves as
-after any client's departure. A busy connection is half-closed by its own thread, right behind the answer.
+nothing has come or gone for ``idle_quiet`` seconds, and of all bytes that ever arrived the serving thread has noted
+every one. (It may be on its way back from ``recv``, waiting for the interpreter lock, with a request in its hands; only
+the count of bytes shows that.) Then comes our FIN; within microseconds, so the window in which a request can still
+cross it is the network's and not ours. A client that sends all the same reads an end of file and not a reset, for what
+it sends is read and thrown away for ``linger`` seconds; ``shutdown(SHUT_RD)`` then wakes the serving thread, which
+leaves as after any client's departure. A busy connection is half-closed by its own thread, right behind the answer.
 
 Rules:
 
@@ -23,7 +23,9 @@ Rules:
    so that the number cannot have become another socket's. The lock is never held across anything that blocks.
 3. Bytes are read and thrown away only after our FIN: before it every byte belongs to a request that will be answered.
 4. While draining, answers are corked (``TCP_CORK``): the answer's last segment leaves together with our FIN, so that a
-   client cannot see the one without the other. Only where one message has one answer, and it is written at once.
+   client cannot see the one without the other, and send its next request in between. An answer that was faster than
+   the cork is not followed by a FIN, for its client may be sending already: the connection is closed when quiet, or
+   behind its next answer. Only where one message has one answer, and it is written at once.
 """
 
 from __future__ import annotations
@@ -37,6 +39,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from typing import NamedTuple
 
 from registry_drain.clock import SYSTEM_CLOCK, Clock, Deadline, SystemClock
 from registry_drain.instance import format_endpoint
@@ -68,11 +71,21 @@ _JOIN_LIMIT_S = 2.0
 """Bounds of what cutting off adds to a stop: the first with a stuck handler, the second with thousands of threads."""
 
 _TCP_INFO = getattr(socket, "TCP_INFO", None)
-_TCP_INFO_SIZE = 136
-_LAST_DATA_RECV = struct.Struct("=I")  # milliseconds, at offset 52 of struct tcp_info (linux/tcp.h)
-_BYTES_RECEIVED = struct.Struct("=Q")  # at offset 128; Linux 4.1 and later
+_TCP_INFO_FIELDS = struct.Struct("=44xI4xI72xQ8xI")
+"""``last_data_sent`` and ``last_data_recv`` (milliseconds), ``bytes_received``, ``notsent_bytes`` of struct tcp_info,
+as linux/tcp.h has it since 4.6.
+"""
 _INT = struct.Struct("i")
 _TCP_CORK = getattr(socket, "TCP_CORK", None)
+
+
+class _TcpInfo(NamedTuple):
+    """What the kernel says of a connection."""
+
+    last_sent_ms: int
+    last_received_ms: int
+    arrived: int
+    unsent: int
 
 
 class Connection:
@@ -87,6 +100,7 @@ class Connection:
         received: how many bytes the serving thread has been given; it adds to it after each read.
         boundary: how many of them belong to messages that were answered.
         leftover: how many were read ahead of the message being served; they begin the next one.
+        is_corked: the serving thread corked the answer before it was written.
         is_waiting: it sleeps in a read, or is about to; whether at a boundary, the two above tell.
         name: the request in flight, once it is known.
         started_at: when its first bytes were there.
@@ -112,6 +126,7 @@ class Connection:
         "boundary",
         "connections",
         "has_answered",
+        "is_corked",
         "is_guessed",
         "is_half_closed",
         "is_in_mark",
@@ -138,6 +153,7 @@ class Connection:
         self.received = 0
         self.boundary = 0
         self.leftover = 0
+        self.is_corked = False
         self.is_waiting = False
         self.name = ""
         self.started_at = 0.0
@@ -204,10 +220,11 @@ class Connection:
             self.end_request()
 
     def close_behind_answer(self) -> None:
-        """Half-close, unless the next message was sent already, or nothing was served yet."""
-        if self.received != self.boundary or _pending_bytes(self.sock):
+        """Half-close, unless the next message was sent already, or may be on its way, or nothing was served yet."""
+        info = self._tcp_info()
+        if self.received != self.boundary or self._has_pending(info):
             self.cork(is_corked=False)
-        elif self.served:
+        elif self.served and (not self.connections.corks_answers or self.is_corked or info is None or info.unsent):
             self.half_close()
 
     def may_serve(self) -> bool:
@@ -245,19 +262,16 @@ class Connection:
 
     def _data_arrived_at(self) -> float | None:
         info = self._tcp_info()
-        return None if info is None else self.connections.now() - info[0] / 1000
+        return None if info is None else self.connections.now() - info.last_received_ms / 1000
 
-    def _tcp_info(self) -> tuple[int, int] | None:
-        """Return the milliseconds since data last arrived, and how many bytes ever did."""
+    def _tcp_info(self) -> _TcpInfo | None:
         if not self.has_kernel_times:
             return None
         try:
-            info = self.sock.getsockopt(socket.IPPROTO_TCP, _TCP_INFO or 0, _TCP_INFO_SIZE)
+            info = self.sock.getsockopt(socket.IPPROTO_TCP, _TCP_INFO or 0, _TCP_INFO_FIELDS.size)
         except OSError:
             return None
-        if len(info) < _TCP_INFO_SIZE:
-            return None
-        return _LAST_DATA_RECV.unpack_from(info, 52)[0], _BYTES_RECEIVED.unpack_from(info, 128)[0]
+        return _TcpInfo(*_TCP_INFO_FIELDS.unpack(info)) if len(info) == _TCP_INFO_FIELDS.size else None
 
     def closed(self) -> None:
         """Note that the descriptor is closed. Idempotent."""
@@ -303,6 +317,14 @@ class Connection:
                 if not self._is_closed and self.sock.family != socket.AF_UNIX:
                     self.sock.setsockopt(socket.IPPROTO_TCP, _TCP_CORK, is_corked)
 
+    def _has_pending(self, info: _TcpInfo | None) -> bool:
+        """Whether bytes have arrived that the serving thread, which asks, has not been given yet."""
+        if info is not None and info.arrived == self.received:
+            # Unlike FIONREAD, this did not release the interpreter lock: with many threads it may take milliseconds to
+            # get it back, and the answer would be out of date by the time our FIN follows.
+            return False
+        return _pending_bytes(self.sock) > 0
+
     def _is_quiet(self, seconds: float) -> bool:
         """Whether nothing arrived for so long, and nothing that arrived before is on its way to the serving thread."""
         if not self.is_sure:
@@ -310,11 +332,11 @@ class Connection:
         info = self._tcp_info()
         if info is None:
             return self._has_been_quiet(seconds)
-        last_ms, arrived = info
-        if arrived == self.received:
-            return last_ms >= seconds * 1000
+        quiet_ms = min(info.last_received_ms, info.last_sent_ms)
+        if info.arrived == self.received:
+            return quiet_ms >= seconds * 1000
         # Either they are on their way to the serving thread, or it reads in a way that is not counted (TLS, os.read).
-        return last_ms >= max(seconds, UNSURE_QUIET) * 1000 and not _pending_bytes(self.sock)
+        return quiet_ms >= max(seconds, UNSURE_QUIET) * 1000 and not _pending_bytes(self.sock)
 
     def _has_been_quiet(self, seconds: float) -> bool:
         # Without TCP_INFO: nothing waits in the kernel, and nothing has been read since we first looked.
@@ -435,8 +457,7 @@ class Connections:
         for connection in self._open.copy():
             if connection.when_draining is not None:
                 connection.when_draining()
-            if connection.is_busy:
-                connection.cork(is_corked=True)
+            connection.cork(is_corked=True)
         look_at = 0.0
         while self._open:
             self._progress.clear()

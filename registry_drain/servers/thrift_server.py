@@ -374,6 +374,7 @@ def _watch_drain(
             connection.arrived_at = connection.started_at
             connection.served += 1
         connection.cork(is_corked=True)
+        connection.is_corked = True
         return header
 
     return read_message_begin
