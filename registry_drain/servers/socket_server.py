@@ -26,6 +26,7 @@ Rules:
 
 from __future__ import annotations
 
+import errno
 import io
 import logging
 import socket
@@ -68,7 +69,15 @@ class TrackedSocket(socket.socket):
 
     @classmethod
     def adopt(cls, sock: socket.socket, connections: Connections) -> TrackedSocket:
-        """Take over ``sock``, which is empty afterwards."""
+        """Take over ``sock``, which is empty afterwards.
+
+        Raises:
+            OSError: it is more than a socket, and what it does besides (TLS) would be lost.
+        """
+        if type(sock) is not socket.socket:
+            sock.close()
+            logger.error("refused a connection: %s is not supported by SocketServer yet", type(sock).__name__)
+            raise OSError(errno.EPROTONOSUPPORT, f"{type(sock).__name__} is not supported")
         timeout = sock.gettimeout()
         tracked = cls(sock.family, sock.type, sock.proto, fileno=sock.detach())
         tracked.settimeout(timeout)

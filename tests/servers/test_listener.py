@@ -7,6 +7,7 @@ import os
 import select
 import socket
 import struct
+import threading
 from collections.abc import Callable, Iterator
 from functools import partial
 
@@ -345,3 +346,29 @@ def test_under_a_connect_storm_nobody_is_reset(stand: Callable[..., Stand], hold
 
 def _has_served(storm: Storm) -> bool:
     return len(storm.served) > 50
+
+
+def test_a_connection_that_is_being_accepted_is_waited_for(stand: Callable[..., Stand]) -> None:
+    """The stop does not return before the accept loop has made known what it holds, or a drain would miss it."""
+    here = stand()
+    accept, accepted, may_go_on = here._accept, threading.Event(), threading.Event()
+    known: list[socket.socket] = []
+
+    def accept_slowly() -> socket.socket:
+        connection = accept()
+        accepted.set()
+        may_go_on.wait(TIMEOUT)
+        known.append(connection)
+        return connection
+
+    here.listener._accept_one = accept_slowly
+    loop = Call(here.accept_all)
+    here.connect()
+    assert accepted.wait(TIMEOUT)
+    stopping = Call(lambda: here.listener.stop(Deadline.after(TIMEOUT)))
+    stopping.join(0.1)
+    assert stopping.is_alive()
+    may_go_on.set()
+    assert stopping.result(TIMEOUT, "stop").is_clean
+    assert len(known) == 1
+    loop.result(TIMEOUT, "the accept loop")

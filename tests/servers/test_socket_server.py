@@ -380,6 +380,46 @@ def test_servers_that_cannot_be_drained_are_refused(kind: type[socketserver.TCPS
         SocketServer(server)
 
 
+def test_sockets_that_are_more_than_sockets_are_refused(caplog: pytest.LogCaptureFixture) -> None:
+    """A TLS socket would lose its TLS: its connection is closed, and the log says why."""
+
+    class Special(socket.socket):
+        pass
+
+    class SpecialServer(LineServer):
+        def get_request(self) -> tuple[socket.socket, Any]:
+            sock, address = super().get_request()
+            return Special(fileno=sock.detach()), address
+
+    adapter = SocketServer(SpecialServer(LineHandler, bytes))
+    with contextlib.closing(LineClient(adapter.start())) as client, pytest.raises((EOFError, ConnectionResetError)):
+        client.receive()
+    adapter.cut_off()
+    assert "Special is not supported" in caplog.text
+
+
+@pytest.mark.parametrize("handler", [LineHandler, RecvHandler])
+def test_what_cannot_be_answered_is_not_served(handler: type[socketserver.BaseRequestHandler]) -> None:
+    """A line that comes behind our end of the connection has no effect: its client may send it elsewhere."""
+    served: list[bytes] = []
+
+    def serve(payload: bytes) -> bytes:
+        served.append(payload)
+        return payload
+
+    with serving(handler, serve) as (server, client):
+        server.connections._linger = TIMEOUT  # for as long as that the end is still read from
+        client.send(b"in time")
+        assert client.receive() == b"in time"
+        draining = drain(server)
+        with pytest.raises(EOFError):
+            client.receive()
+        client.send(b"too late")
+        client.sock.shutdown(socket.SHUT_WR)
+        assert draining.result(TIMEOUT, "drain")
+    assert served == [b"in time"]
+
+
 def test_a_client_that_resets_harms_nobody() -> None:
     """A connection that is reset while idle, or while busy, is gone, and the drain finishes."""
     gate = threading.Event()

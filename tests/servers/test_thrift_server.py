@@ -7,10 +7,12 @@ import itertools
 import logging
 import select
 import socket
+import ssl
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,17 +22,19 @@ from thrift.protocol.THeaderProtocol import THeaderProtocolFactory
 from thrift.server.TServer import TForkingServer, TSimpleServer, TThreadedServer, TThreadPoolServer
 from thrift.Thrift import TMessageType
 from thrift.transport.TSocket import TServerSocket
+from thrift.transport.TSSLSocket import TSSLServerSocket
 from thrift.transport.TTransport import TBufferedTransportFactory, TFramedTransportFactory, TTransportFactoryBase
 
 from registry_drain.clock import Deadline
 from registry_drain.errors import ConfigurationError
+from registry_drain.servers import connections
 from registry_drain.servers.base import DrainableServer
-from registry_drain.servers.connections import UNSURE_QUIET
 from registry_drain.servers.thrift_server import ThriftServer
 from registry_drain.testing.bench import Call
 from registry_drain.testing.server_contract import ContractClient, ServerContract
 from tests.servers.thrift_echo import EchoClient, EchoProcessor, encoded
 from tests.support.processes import eventually
+from tests.support.tls_files import TlsFiles
 
 TIMEOUT = 10.0
 
@@ -114,6 +118,40 @@ class TestSimple(ThriftContract):
     def new_tserver(self, serve: Callable[[bytes], bytes]) -> Any:
         """Return the bare server."""
         return TSimpleServer(*self.parts(serve))
+
+
+class TlsClient(EchoClient):
+    """The same over TLS."""
+
+    def __init__(self, address: tuple[str, int], authority: Path) -> None:
+        """Connect and shake hands."""
+        super().__init__(address)
+        try:
+            context = ssl.create_default_context(cafile=str(authority))
+            self.sock = context.wrap_socket(self.sock, server_hostname="127.0.0.1")
+        except OSError:
+            self.sock.close()
+            raise
+        self._tsocket.setHandle(self.sock)
+
+
+class TestThreadedTls(ThriftContract):
+    """Over TLS, whose bytes on the wire are not those that are read."""
+
+    @pytest.fixture(autouse=True)
+    def _certificates(self, tls_files: TlsFiles) -> None:
+        self._tls = tls_files
+
+    def parts(self, serve: Callable[[bytes], bytes]) -> tuple[Any, ...]:
+        """Return what every TServer is made of."""
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(self._tls.server_cert, self._tls.server_key)
+        transport = TSSLServerSocket("127.0.0.1", 0, ssl_context=context)
+        return EchoProcessor(serve), transport, self.transports, self.protocols
+
+    def connect(self, address: tuple[str, int]) -> ContractClient:
+        """Return a client."""
+        return TlsClient(address, self._tls.ca)
 
 
 FRAMED = TFramedTransportFactory()
@@ -212,24 +250,55 @@ def test_half_a_message_behind_a_whole_one_is_waited_for() -> None:
         eventually(lambda: server.connections.is_draining)
         gate.opened.set()
         assert client.receive() == b"first"
-        draining.join(2 * UNSURE_QUIET)
+        draining.join(2 * connections.UNSURE_QUIET)
         assert draining.is_alive()
         client.sock.sendall(second[10:])
         assert client.receive() == b"pass"
         assert draining.result(TIMEOUT, "drain")
 
 
-def test_half_a_message_read_ahead_just_before_the_drain_is_waited_for() -> None:
+def test_half_a_message_read_ahead_just_before_the_drain_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     """Before the drain nobody looks for what was read ahead, so for as long as it may be late it is waited for."""
+    monkeypatch.setattr(connections, "UNSURE_QUIET", 1.0)
     with serving() as server, contextlib.closing(EchoClient(server.address)) as client:
         second = encoded(b"second")
         client.sock.sendall(encoded(b"first") + second[:10])
         assert client.receive() == b"first"
         draining = drain(server)
-        draining.join(UNSURE_QUIET / 3)
+        draining.join(5 * connections.IDLE_QUIET)
         client.sock.sendall(second[10:])
         assert client.receive() == b"second"
         assert draining.result(TIMEOUT, "drain")
+
+
+@pytest.mark.parametrize("was_idle", [True, False])
+def test_what_cannot_be_answered_is_not_served(*, was_idle: bool) -> None:
+    """A request that comes behind our end of the connection has no effect: its client may send it elsewhere."""
+    gate, served = Gate(), []
+
+    def serve(payload: bytes) -> bytes:
+        served.append(payload)
+        return gate(payload)
+
+    with serving(serve) as server, contextlib.closing(EchoClient(server.address)) as client:
+        server.connections._linger = TIMEOUT  # for as long as that the end is still read from
+        if was_idle:
+            client.send(b"pass")
+            assert client.receive() == b"pass"
+            draining = drain(server)
+        else:
+            client.send(b"wait")
+            assert gate.entered.acquire(timeout=TIMEOUT)
+            draining = drain(server)
+            eventually(lambda: server.connections.is_draining)
+            gate.opened.set()
+            assert client.receive() == b"wait"
+        with pytest.raises(EOFError):
+            client.receive()
+        client.send(b"too late")
+        client.sock.shutdown(socket.SHUT_WR)
+        assert draining.result(TIMEOUT, "drain")
+        assert len(served) == 1
 
 
 @pytest.mark.parametrize("options", [{}, {"health_check_methods": {"ping"}}])
