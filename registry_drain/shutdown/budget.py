@@ -43,7 +43,8 @@ class StopBudget:
         quiet_period: and until no request has arrived for this long. 1 s, for the same reason.
         ceiling: but propagating never takes longer than this, however many callers ignore the registry. Default 1/4.
         closing: emptying the accept backlog. Default 1/30; it takes some 10 ms.
-        drain: what requests in flight may take at least; None takes whatever the others leave. Refused if that is less.
+        drain: what the drain may take at least, its last twentieth (0.5 s at most) for cutting off what is left; None
+            takes whatever the others leave. Refused if that is less.
         notify: reserved for the remaining observers, whatever the drain does. Default 1/6.
         margin: kept free for the report, the exit, and, if it comes to that, the watchdog's stack dump. Default 1/15.
         hurried_deregister: bound on leaving the registries once a second signal has come.
