@@ -19,6 +19,7 @@ from registry_drain.errors import (
     RegistryUnavailableError,
     ServerError,
 )
+from registry_drain.persistent_registration import LONGEST_RETRY, REGISTER_TIMEOUT, PersistentRegistration
 from registry_drain.registries.base import RemovalOutcome
 from registry_drain.service import Service, serve
 from registry_drain.shutdown import events
@@ -249,8 +250,8 @@ def test_the_pauses_between_tries_are_on_the_injected_clock_and_bounded(stage: S
     stage.clock.sleep(600.0)
     asked_at = [request.at for request in stage.registry.requests if request.step is Step.WRITE]
     pauses = [after - before for before, after in itertools.pairwise(asked_at)]
-    assert max(pauses) <= service_module.LONGEST_RETRY
-    assert len(asked_at) >= 600 / service_module.LONGEST_RETRY
+    assert max(pauses) <= LONGEST_RETRY
+    assert len(asked_at) >= 600 / LONGEST_RETRY
     running.stop()
 
 
@@ -268,7 +269,7 @@ def test_when_asked_to_fail_it_fails_and_leaves_nothing_behind(stage: Stage) -> 
     )
     with pytest.raises(RegistryUnavailableError, match="unavailable"):
         service.run()
-    assert stage.elapsed <= service_module.REGISTER_TIMEOUT
+    assert stage.elapsed <= REGISTER_TIMEOUT
     assert not stage.server.is_listening
     assert stage.listed() == set()
     assert service.routine.report.reason == "start failed"
@@ -666,7 +667,7 @@ def test_a_second_interrupt_hurries(stage: Stage) -> None:
 def test_a_deadline_is_kept_by_register_itself(stage: Stage) -> None:
     """The registration that the service makes tries until its deadline and raises the last failure."""
     stage.registry.faults.add(Step.WRITE, UNAVAILABLE)
-    registration = service_module.PersistentRegistration(
+    registration = PersistentRegistration(
         stage.registry.registration(stage.instance()), stage.registry.url, stage.clock
     )
     with pytest.raises(RegistryUnavailableError):
