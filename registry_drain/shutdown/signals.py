@@ -25,6 +25,7 @@ from registry_drain.errors import ConfigurationError
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
 """What orchestrators, terminals and operators send."""
+_KEYBOARD = {signal.SIGINT, signal.SIGQUIT}
 COALESCE = 0.1
 """Seconds in which a repetition of the same signal counts as the same one: a supervisor that forwards a signal which
 its whole process group has got already does not mean to hurry us. No person presses Ctrl-C twice that fast."""
@@ -88,6 +89,9 @@ class StopSignals:
             )
         self._thread.start()
         for number in self._signals:
+            # A shell starts background jobs with the keyboard's signals ignored: Ctrl-C is meant for somebody else.
+            if number in _KEYBOARD and signal.getsignal(number) is signal.SIG_IGN:
+                continue
             self._previous[number] = signal.signal(number, self._handle)
 
     def uninstall(self, *, chain: bool = True) -> None:

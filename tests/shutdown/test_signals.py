@@ -211,6 +211,19 @@ def test_a_displaced_handler_is_found_said_once_and_left_alone(stand: Stand) -> 
     assert signal.getsignal(signal.SIGTERM) is ignore
 
 
+def test_ignored_keyboard_signals_stay_ignored(stand: Stand) -> None:
+    """A shell's background job: Ctrl-C is meant for somebody else, while SIGTERM stops the service all the same."""
+    for number in signals.STOP_SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+    stand.signals.install()
+    assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    assert signal.getsignal(signal.SIGQUIT) is signal.SIG_IGN
+    stand.receive(signal.SIGTERM)
+    assert stand.told(1) == ["stop SIGTERM"]
+    stand.signals.uninstall()
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_IGN
+
+
 def test_a_handler_that_calls_ours_is_served(stand: Stand) -> None:
     """Frameworks that chain are fine, though said to be in the way."""
     stand.signals.install()
