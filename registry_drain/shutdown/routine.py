@@ -257,7 +257,7 @@ class StopRoutine:
         return Outcome.TIMED_OUT if is_late else Outcome.FAILED, f"not proven gone: {', '.join(left)}"
 
     def _propagate(self, deadline: Deadline) -> tuple[Outcome, str]:
-        if not self._leaving:
+        if all(_removal_of(call).outcome is RemovalOutcome.NOT_REGISTERED for call in self._leaving):
             return Outcome.SKIPPED, "nothing was registered"
         gone_at = self._clock.now() if self._gone_at is None else self._gone_at
         while True:
