@@ -155,3 +155,21 @@ def test_system_clock_sees_events_of_other_threads_at_once() -> None:
     event.set()
     assert waiter.result(SLACK, "the wait") is True
     assert SYSTEM_CLOCK.unix_time() == pytest.approx(time.time(), abs=SLACK)
+
+
+def test_fake_clock_does_not_jump_over_somebody_who_is_due() -> None:
+    """A waiter whose event is set has only not been given the processor yet: time stands still for it."""
+    clock = FakeClock()
+    due = threading.Event()
+    due.set()
+    with clock._changed:
+        clock._waiters["slow"] = clock._now + 5.0, due
+    waiter = threading.Thread(target=clock.wait, args=(threading.Event(), 1.0), daemon=True)
+    waiter.start()
+    until(lambda: clock.waiting == 2, 20.0, "both wait")
+    waiter.join(0.1)
+    assert clock.now() == 1000.0
+    with clock._changed:
+        del clock._waiters["slow"]
+    waiter.join(20)
+    assert clock.now() == 1001.0

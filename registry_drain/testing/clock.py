@@ -28,7 +28,7 @@ class FakeClock:
         """Begin at ``start`` with nobody waiting."""
         self._changed = threading.Condition()
         self._now = start
-        self._waiters: dict[object, float] = {}
+        self._waiters: dict[object, tuple[float, threading.Event]] = {}
         self._autojump = autojump
         self._idle_after = idle_after
 
@@ -64,15 +64,17 @@ class FakeClock:
         me = object()
         with self._changed:
             ends_at = self._now + max(timeout, 0.0)
-            self._waiters[me] = ends_at
+            self._waiters[me] = ends_at, event
             self._changed.notify_all()
             try:
                 while not event.is_set() and self._now < ends_at:
                     # An Event cannot tell a Condition that it was set: look at it every idle_after.
                     undisturbed = not self._changed.wait(self._idle_after)
-                    next_end = min(self._waiters.values())
+                    next_end = min(end for end, _ in self._waiters.values())
+                    # Somebody whose event is set has work to do, and has only not been given the processor yet.
+                    nobody_is_due = not any(each.is_set() for _, each in self._waiters.values())
                     # To a limit that never comes there is no jump: such waiters wait for their events.
-                    if undisturbed and self._autojump and not event.is_set() and next_end < math.inf:
+                    if undisturbed and self._autojump and nobody_is_due and next_end < math.inf:
                         self._now = max(self._now, next_end)
                         self._changed.notify_all()
             finally:
