@@ -1,0 +1,140 @@
+"""What makes a connection idle and quiet, by the socket."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+
+import pytest
+
+from registry_drain.clock import Deadline
+from registry_drain.servers import connections
+from registry_drain.servers.connections import Connection, Connections
+from registry_drain.testing.bench import Call
+from registry_drain.testing.clock import FakeClock
+from tests.support.processes import eventually
+
+TIMEOUT = 10.0
+QUIET = 0.02
+
+
+@pytest.fixture
+def pair() -> Iterator[tuple[socket.socket, Connection]]:
+    """Give a client, and the server's end of its connection, idle."""
+    with socket.create_server(("127.0.0.1", 0)) as listener, socket.create_connection(listener.getsockname()) as client:
+        server_side, _ = listener.accept()
+        with server_side:
+            connection = Connection(Connections(), server_side)
+            connection.is_waiting = True
+            yield client, connection
+
+
+def is_closed_when_quiet(connection: Connection) -> bool:
+    """Look once, as the drain does."""
+    connection.close_if_quiet(QUIET)
+    return connection.is_half_closed
+
+
+def stays_open(connection: Connection) -> bool:
+    """Tell whether it stays open for five times as long as quiet lasts."""
+    with pytest.raises(AssertionError):
+        eventually(lambda: is_closed_when_quiet(connection), timeout=5 * QUIET, interval=0.001)
+    return not connection.is_half_closed
+
+
+def test_an_idle_connection_is_closed_when_quiet(pair: tuple[socket.socket, Connection]) -> None:
+    """The client reads our end, and may still end its own side in its own time."""
+    client, connection = pair
+    eventually(lambda: is_closed_when_quiet(connection), interval=0.001)
+    assert client.recv(1) == b""
+    assert not connection.may_serve()
+    assert "half-closed" in repr(connection)
+
+
+def test_bytes_in_the_kernel_are_a_request(pair: tuple[socket.socket, Connection]) -> None:
+    """They have come, though nobody has read them yet."""
+    client, connection = pair
+    client.sendall(b"request")
+    assert stays_open(connection)
+
+
+def test_bytes_in_the_hands_of_the_serving_thread_are_a_request(
+    pair: tuple[socket.socket, Connection], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has them from the kernel, and waits for the interpreter lock: only the count of bytes shows that."""
+    monkeypatch.setattr(connections, "UNSURE_QUIET", TIMEOUT)
+    client, connection = pair
+    client.sendall(b"request")
+    data = connection.sock.recv(16)
+    assert stays_open(connection)
+    connection.received += len(data)
+    assert connection.is_busy
+    assert stays_open(connection)
+    connection.end_request()
+    eventually(lambda: is_closed_when_quiet(connection), interval=0.001)
+
+
+def test_bytes_that_were_never_counted_delay_the_close_only(pair: tuple[socket.socket, Connection]) -> None:
+    """A handler that reads around the socket object is not kept open for ever."""
+    client, connection = pair
+    client.sendall(b"request")
+    assert connection.sock.recv(16) == b"request"
+    eventually(lambda: is_closed_when_quiet(connection), interval=0.001)
+
+
+def test_a_connection_whose_thread_does_not_wait_is_busy(pair: tuple[socket.socket, Connection]) -> None:
+    """Whatever the bytes say: the handler may be at work."""
+    _, connection = pair
+    connection.is_waiting = False
+    assert connection.is_busy
+    assert stays_open(connection)
+
+
+@pytest.mark.parametrize("is_unix", [True, False])
+def test_without_the_kernels_help_it_takes_two_looks(is_unix: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where there is no TCP_INFO, what counts is that nothing was read since the first look."""
+    if not is_unix:
+        monkeypatch.setattr(connections, "_TCP_INFO", None)
+    ends = socket.socketpair() if is_unix else _tcp_pair()
+    with ends[0] as client, ends[1] as server_side:
+        connection = Connection(Connections(), server_side)
+        connection.is_waiting = True
+        assert not is_closed_when_quiet(connection)
+        client.sendall(b"request")
+        assert stays_open(connection)
+        connection.received += len(server_side.recv(16))
+        connection.end_request()
+        assert not is_closed_when_quiet(connection)
+        eventually(lambda: is_closed_when_quiet(connection), interval=0.001)
+        assert client.recv(1) == b""
+
+
+def _tcp_pair() -> tuple[socket.socket, socket.socket]:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        client = socket.create_connection(listener.getsockname())
+        return client, listener.accept()[0]
+
+
+def test_a_closed_connection_is_left_alone(pair: tuple[socket.socket, Connection]) -> None:
+    """Its descriptor may be another socket's by now."""
+    _, connection = pair
+    descriptor = connection.sock.fileno()
+    connection.close()
+    connection.end_lingering()
+    connection.cut()
+    connection.close_if_quiet(0.0)
+    assert connection.sock.fileno() == descriptor
+    connection.sock.sendall(b"still open")
+
+
+def test_the_drain_keeps_to_the_deadlines_clock(pair: tuple[socket.socket, Connection]) -> None:
+    """On a fake clock, whose time passes only by waiting on it, the deadline comes."""
+    _, connection = pair
+    everything = Connections()
+    connection.is_waiting = False
+    everything.add(connection)
+    clock = FakeClock()
+    draining = Call(lambda: everything.drain(Deadline.after(1.0, clock)))
+    assert not draining.result(TIMEOUT, "drain")
+    assert clock.now() >= 1001.0
+    assert repr(everything) == "<Connections open=1 busy=1 lingering=0>"
