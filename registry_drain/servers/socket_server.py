@@ -1,18 +1,12 @@
 """Drains ``socketserver.TCPServer`` and ``ThreadingTCPServer``, and servers derived from them.
 
 Theory of operation: the user's own server object runs, with its handler class and whatever it overrides. Two of its
-methods are replaced on the instance: ``get_request``, which hands out a :class:`TrackedSocket` for each connection, and
-``finish_request``, which runs in the serving thread and tells where the handler begins and ends. The socket sees what
-the handler does:
+methods are replaced on the instance: ``get_request``, which hands out a
+:class:`~registry_drain.servers.tracked_socket.TrackedSocket` for each connection, and
+``finish_request``, which runs in the serving thread and tells where the handler begins and ends. What the
+socket sees the handler do tells requests and boundaries.
 
-- The first bytes after a boundary begin a request.
-- A handler that reads again *after having written* has answered: that is the end of the request and the next boundary.
-  One that reads again without having written is still collecting the message.
-- A message that is already in ``rfile``'s buffer begins the next request at once.
-- A handler that returns, or marks its requests (:func:`~registry_drain.servers.current_request.mark_request`), needs no
-  guess.
-
-At a boundary with nothing sent the connection is idle, and is closed as :mod:`registry_drain.servers.connections` says:
+At a boundary with nothing sent the connection is idle, and is closed as :mod:`registry_drain.servers.connection` says:
 the handler reads an end of file, as it would from a client that left.
 
 Rules:
@@ -26,180 +20,27 @@ Rules:
 
 from __future__ import annotations
 
-import errno
-import io
 import logging
 import socket
 import socketserver
 import threading
-from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any
 
 from registry_drain.clock import SYSTEM_CLOCK, Clock, Deadline
 from registry_drain.errors import ConfigurationError, ServerError
 from registry_drain.servers.base import ListenerClosure
-from registry_drain.servers.connections import IDLE_QUIET, Connection, Connections, join_threads
+from registry_drain.servers.connections import IDLE_QUIET, Connections, join_threads
 from registry_drain.servers.current_request import serving
 from registry_drain.servers.in_flight import InFlight, InFlightRequest
 from registry_drain.servers.listener import DrainableListener, ListenerStoppedError, bound_address
-
-if TYPE_CHECKING:
-    from socket import _SendableFile
-
-    from _typeshed import ReadableBuffer, WriteableBuffer
+from registry_drain.servers.tracked_socket import TrackedSocket
 
 logger = logging.getLogger(__name__)
-
-_R = TypeVar("_R")
 
 _LEAVE_LIMIT = 0.050
 """Seconds that closing the listener waits for ``serve_forever`` to leave; connections are refused before that."""
 
-
-_Accepted = tuple["TrackedSocket", Any]
-
-
-class TrackedSocket(socket.socket):
-    """The handler's ``self.request``: a socket that knows where messages begin and end.
-
-    Reads return an end of file once the drain has closed the connection.
-    """
-
-    connection: Connection
-
-    @classmethod
-    def adopt(cls, sock: socket.socket, connections: Connections) -> TrackedSocket:
-        """Take over ``sock``, which is empty afterwards.
-
-        Raises:
-            OSError: it is more than a socket, and what it does besides (TLS) would be lost.
-        """
-        if type(sock) is not socket.socket:
-            sock.close()
-            logger.error("refused a connection: %s is not supported by SocketServer yet", type(sock).__name__)
-            raise OSError(errno.EPROTONOSUPPORT, f"{type(sock).__name__} is not supported")
-        timeout = sock.gettimeout()
-        tracked = cls(sock.family, sock.type, sock.proto, fileno=sock.detach())
-        tracked.settimeout(timeout)
-        tracked.connection = Connection(connections, tracked, is_guessed=True)
-        connections.add(tracked.connection)
-        return tracked
-
-    def at_read(self) -> None:
-        """Note that the handler asks for more input: it has answered, if it has written since the request began."""
-        connection = self.connection
-        if connection.received == connection.boundary:
-            connection.has_answered = False  # what was written without a request: a greeting
-        elif connection.has_answered and not connection.is_marked:
-            connection.end_request()
-
-    def _receive(self, receive: Callable[[], _R], count: Callable[[_R], int], nothing: _R) -> _R:
-        connection = self.connection
-        self.at_read()
-        if connection.is_half_closed and not connection.may_serve():
-            connection.discard_input()
-            return nothing
-        if connection.is_in_mark or connection.received != connection.boundary:
-            result = receive()  # in the middle of a message
-            connection.received += count(result)
-            return result
-        connection.is_waiting = True
-        try:
-            result = receive()
-        finally:
-            connection.is_waiting = False
-        if received := count(result):
-            connection.received += received
-            if connection.is_half_closed and not connection.may_serve():
-                connection.discard_input()
-                return nothing
-            connection.begin_request()
-        return result
-
-    def recv(self, bufsize: int, flags: int = 0, /) -> bytes:
-        """Read; see :meth:`socket.socket.recv`."""
-        if flags & socket.MSG_PEEK:
-            return super().recv(bufsize, flags)  # takes nothing, so it begins nothing
-        return self._receive(lambda: socket.socket.recv(self, bufsize, flags), len, b"")
-
-    def recv_into(self, buffer: WriteableBuffer, nbytes: int = 0, flags: int = 0) -> int:
-        """Read; see :meth:`socket.socket.recv_into`."""
-        return self._receive(lambda: socket.socket.recv_into(self, buffer, nbytes, flags), int, 0)
-
-    def send(self, data: ReadableBuffer, flags: int = 0, /) -> int:
-        """Write; see :meth:`socket.socket.send`."""
-        self.connection.has_answered = True
-        return super().send(data, flags)
-
-    def sendall(self, data: ReadableBuffer, flags: int = 0, /) -> None:
-        """Write; see :meth:`socket.socket.sendall`."""
-        self.connection.has_answered = True
-        super().sendall(data, flags)
-
-    def sendmsg(self, buffers: Iterable[ReadableBuffer], *args: Any) -> int:
-        """Write; see :meth:`socket.socket.sendmsg`."""
-        self.connection.has_answered = True
-        return super().sendmsg(buffers, *args)
-
-    def sendfile(self, file: _SendableFile, offset: int = 0, count: int | None = None) -> int:
-        """Write; see :meth:`socket.socket.sendfile`."""
-        self.connection.has_answered = True
-        return super().sendfile(file, offset, count)
-
-    def makefile(self, mode: str = "r", buffering: int | None = None, **text: Any) -> Any:
-        """Make a file; see :meth:`socket.socket.makefile`. A buffered binary reader tells what it has read ahead."""
-        if mode not in {"rb", "br"} or buffering == 0:
-            return super().makefile(mode, buffering, **text)  # type: ignore[call-overload]
-        size = io.DEFAULT_BUFFER_SIZE if buffering is None or buffering < 0 else buffering
-        return _TrackedReader(self, super().makefile("rb", 0), size)
-
-    def close(self) -> None:
-        """Close; files made from this socket keep it open until they are closed, too."""
-        self.connection.close()
-        super().close()
-        if self.fileno() < 0:
-            self.connection.closed()
-
-
-class _TrackedReader(io.BufferedReader):
-    """The handler's ``rfile``: counts what it has read ahead, and says when the handler asks for more.
-
-    Iterating calls ``readline``, as it does for every subclass.
-    """
-
-    def __init__(self, sock: TrackedSocket, raw: io.RawIOBase, size: int) -> None:
-        super().__init__(raw, size)
-        self._tracked = sock
-
-    def _read(self, read: Callable[[], _R], count: Callable[[_R], int]) -> _R:
-        connection = self._tracked.connection
-        self._tracked.at_read()
-        received_before = connection.received
-        given = 0
-        try:
-            result = read()
-            given = count(result)
-        finally:
-            connection.leftover += connection.received - received_before - given
-        return result
-
-    def read(self, size: int | None = -1, /) -> bytes:
-        return self._read(lambda: io.BufferedReader.read(self, size), len)
-
-    def read1(self, size: int = -1, /) -> bytes:
-        return self._read(lambda: io.BufferedReader.read1(self, size), len)
-
-    def readline(self, size: int | None = -1, /) -> bytes:
-        return self._read(lambda: io.BufferedReader.readline(self, size), len)
-
-    def readinto(self, buffer: WriteableBuffer, /) -> int:
-        return self._read(lambda: io.BufferedReader.readinto(self, buffer), int)
-
-    def readinto1(self, buffer: WriteableBuffer, /) -> int:
-        return self._read(lambda: io.BufferedReader.readinto1(self, buffer), int)
-
-    def peek(self, size: int = 0, /) -> bytes:
-        return self._read(lambda: io.BufferedReader.peek(self, size), lambda _: 0)
+_Accepted = tuple[TrackedSocket, Any]
 
 
 class SocketServer:

@@ -11,12 +11,7 @@ things replaced on it when it starts.
   the method's name. What was begun before has been answered then: the answer is flushed before the loop comes round.
 
 A connection whose ``TSocket`` reads from the wire at a boundary is idle. Everything else, half-received messages
-included, is busy. :mod:`registry_drain.servers.connections` says how each is closed.
-
-A buffered transport may hold the beginning of the next message, which the socket cannot know. It is looked for at each
-boundary while draining, but not before, where it would cost every request. So a connection that went idle before the
-drain is closed after ``UNSURE_QUIET`` instead: half a message that is followed by nothing for longer than TCP takes to
-repeat a lost segment is not going to be completed. A framed transport takes whole frames, and never holds anything.
+included, is busy. :mod:`registry_drain.servers.connection` says how each is closed.
 
 A pool's workers end by a sentinel each, queued behind the last connection, so that queued clients are served first.
 
@@ -30,13 +25,13 @@ import copy
 import logging
 import threading
 from collections.abc import Callable, Collection
-from io import BytesIO
 from typing import Any
 
 from registry_drain.clock import SYSTEM_CLOCK, Clock, Deadline
 from registry_drain.errors import ConfigurationError, MissingExtraError, ServerError
 from registry_drain.servers.base import ListenerClosure
-from registry_drain.servers.connections import IDLE_QUIET, Connection, Connections, join_threads
+from registry_drain.servers.connection import Connection
+from registry_drain.servers.connections import IDLE_QUIET, Connections, join_threads
 from registry_drain.servers.current_request import serving
 from registry_drain.servers.in_flight import InFlight, InFlightRequest
 from registry_drain.servers.listener import DrainableListener, ListenerStoppedError, bound_address
@@ -44,14 +39,21 @@ from registry_drain.servers.listener import DrainableListener, ListenerStoppedEr
 try:
     from thrift.server.TServer import TServer, TSimpleServer, TThreadedServer, TThreadPoolServer
     from thrift.transport.TSocket import TSocket
-    from thrift.transport.TTransport import CReadableTransport, TFramedTransport, TTransportException
+
+    from registry_drain.servers.thrift_messages import (
+        ReadHeader,
+        count_reads,
+        read_from,
+        unread_in,
+        watch_and_time,
+        watch_drain,
+        watch_only,
+        write_to,
+    )
 except ImportError as error:
     raise MissingExtraError("registry_drain.servers.thrift_server", "thrift", "thrift") from error
 
 logger = logging.getLogger(__name__)
-
-_Header = tuple[str, int, int]
-_ReadHeader = Callable[[], _Header]
 
 _END_OF_WORK = object()
 """Queued for a pool's worker in place of a client."""
@@ -195,29 +197,29 @@ class ThriftServer:
         client.close = close_connection
         # The methods of a plain TSocket do little but call the socket's. Doing that ourselves pays for the counting.
         kind = type(client)
-        client.read = _read_from(connection) if kind.read is TSocket.read else _count_reads(connection, client.read)
+        client.read = read_from(connection) if kind.read is TSocket.read else count_reads(connection, client.read)
         if kind.write is TSocket.write:
-            client.write = _write_to(connection)
+            client.write = write_to(connection)
 
     def _watch(self, protocol: Any, transport: Any) -> Any:
         """Make a protocol tell the connection served by this thread where messages begin."""
         connection = serving.connection
         if connection is None:
             return protocol
-        read_header: _ReadHeader = protocol.readMessageBegin
-        unread = _unread_in(protocol.trans, transport)
+        read_header: ReadHeader = protocol.readMessageBegin
+        unread = unread_in(protocol.trans, transport)
         connection.is_sure = unread is None
         connection.is_timed = bool(self._health_check_methods) or not connection.has_kernel_times
-        watch = _watch_and_time if connection.is_timed else _watch_only
+        watch = watch_and_time if connection.is_timed else watch_only
         protocol.readMessageBegin = watch(connection, read_header, self._health_check_methods)
 
-        def watch_drain() -> None:
-            protocol.readMessageBegin = _watch_drain(connection, read_header, self._health_check_methods, unread)
+        def take_over() -> None:
+            protocol.readMessageBegin = watch_drain(connection, read_header, self._health_check_methods, unread)
 
         # In this order: a drain that begins meanwhile either finds the call, or is seen here.
-        connection.when_draining = watch_drain
+        connection.when_draining = take_over
         if self._connections.is_draining:
-            watch_drain()
+            take_over()
         return protocol
 
     def _serve(self) -> None:
@@ -265,142 +267,6 @@ class _BindingTransportFactory:
             connection.thread = threading.current_thread()
             connection.is_waiting = True  # From now on the thread either reads, or has read what it serves.
         return self._factory.getTransport(client)
-
-
-def _read_from(connection: Connection) -> Callable[[int], bytes]:
-    receive = connection.sock.recv
-
-    def read(size: int) -> bytes:
-        try:
-            data = receive(size)
-        except OSError as error:
-            raise _transport_error("read from", connection, error) from error
-        if not data:
-            raise TTransportException(TTransportException.END_OF_FILE, f"{connection.peer} has closed the connection")
-        connection.received += len(data)
-        return data
-
-    return read
-
-
-def _write_to(connection: Connection) -> Callable[[bytes], None]:
-    send = connection.sock.send
-
-    def write(data: bytes) -> None:
-        # Not sendall, whose time limit is for all of it: a large answer may take longer than a server's timeout.
-        try:
-            sent = send(data)
-            while sent < len(data):
-                sent += send(memoryview(data)[sent:])
-        except OSError as error:
-            raise _transport_error("write to", connection, error) from error
-
-    return write
-
-
-def _transport_error(what: str, connection: Connection, error: OSError) -> Exception:
-    kind = TTransportException.TIMED_OUT if isinstance(error, TimeoutError) else TTransportException.UNKNOWN
-    mapped: Exception = TTransportException(kind, f"cannot {what} {connection.peer}: {error}", error)
-    return mapped
-
-
-def _count_reads(connection: Connection, read_as_before: Callable[[int], bytes]) -> Callable[[int], bytes]:
-    def read(size: int) -> bytes:
-        data = read_as_before(size)
-        connection.received += len(data)
-        return data
-
-    return read
-
-
-# The next two are on the path of every request, hence spelled out: Connection's methods of the same meaning would cost
-# a call each. A request costs one call, for the function itself, and a few attributes.
-
-
-def _watch_only(connection: Connection, read_header: _ReadHeader, _: frozenset[str]) -> _ReadHeader:
-    """Return a ``readMessageBegin`` that leaves the times to the kernel, and trusts that nothing was read ahead."""
-
-    def read_message_begin() -> _Header:
-        connection.boundary = connection.received
-        connection.name = ""
-        header = read_header()
-        if connection.is_half_closed:
-            _end_if_closed(connection)
-        connection.name = header[0]
-        connection.served += 1
-        return header
-
-    return read_message_begin
-
-
-def _watch_and_time(connection: Connection, read_header: _ReadHeader, health_checks: frozenset[str]) -> _ReadHeader:
-    """Return the same that tells health checks from requests, and notes the time of each."""
-    now = connection.connections.now
-
-    def read_message_begin() -> _Header:
-        connection.boundary = connection.received
-        connection.name = ""
-        header = read_header()
-        if connection.is_half_closed:
-            _end_if_closed(connection)
-        connection.name = header[0]
-        connection.started_at = now()
-        if header[0] not in health_checks:
-            connection.arrived_at = connection.started_at
-            connection.served += 1
-        return header
-
-    return read_message_begin
-
-
-def _watch_drain(
-    connection: Connection,
-    read_header: _ReadHeader,
-    health_checks: frozenset[str],
-    unread: Callable[[], int] | None,
-) -> _ReadHeader:
-    """Return the same for the time of draining: closes behind answers, and looks for what was read ahead."""
-
-    def read_message_begin() -> _Header:
-        connection.leftover = 0 if unread is None else unread()
-        connection.is_sure = True
-        connection.end_request()
-        _end_if_closed(connection)
-        header = read_header()
-        _end_if_closed(connection)
-        connection.name = header[0]
-        connection.started_at = connection.connections.now()
-        if header[0] not in health_checks:
-            connection.arrived_at = connection.started_at
-            connection.served += 1
-        connection.cork(is_corked=True)
-        connection.is_corked = True
-        return header
-
-    return read_message_begin
-
-
-def _end_if_closed(connection: Connection) -> None:
-    """End the serve loop of a connection whose answers could not be sent any more."""
-    if not connection.may_serve():
-        connection.discard_input()
-        raise TTransportException(TTransportException.END_OF_FILE, "closed by the drain")
-
-
-def _unread_in(*transports: Any) -> Callable[[], int] | None:
-    """Return what tells how many bytes of a next message the transports hold; None if they cannot hold any."""
-    buffers: list[Any] = []
-    for transport in transports:
-        is_buffer = isinstance(transport, CReadableTransport) and not isinstance(transport, TFramedTransport)
-        if is_buffer and isinstance(transport.cstringio_buf, BytesIO) and transport not in buffers:
-            buffers.append(transport)
-    if not buffers:
-        return None
-    return lambda: sum(_unread(transport.cstringio_buf) for transport in buffers)
-
-
-def _unread(buffer: BytesIO) -> int:
-    return len(buffer.getvalue()) - buffer.tell()
 
 
 def _do_nothing() -> None:

@@ -8,8 +8,9 @@ from collections.abc import Iterator
 import pytest
 
 from registry_drain.clock import Deadline
-from registry_drain.servers import connections
-from registry_drain.servers.connections import Connection, Connections
+from registry_drain.servers import connection as connection_module
+from registry_drain.servers.connection import Connection
+from registry_drain.servers.connections import Connections
 from registry_drain.testing.bench import Call
 from registry_drain.testing.clock import FakeClock
 from tests.support.processes import eventually
@@ -62,7 +63,7 @@ def test_bytes_in_the_hands_of_the_serving_thread_are_a_request(
     pair: tuple[socket.socket, Connection], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It has them from the kernel, and waits for the interpreter lock: only the count of bytes shows that."""
-    monkeypatch.setattr(connections, "UNSURE_QUIET", TIMEOUT)
+    monkeypatch.setattr(connection_module, "UNSURE_QUIET", TIMEOUT)
     client, connection = pair
     client.sendall(b"request")
     data = connection.sock.recv(16)
@@ -94,7 +95,7 @@ def test_a_connection_whose_thread_does_not_wait_is_busy(pair: tuple[socket.sock
 def test_without_the_kernels_help_it_takes_two_looks(is_unix: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where there is no TCP_INFO, what counts is that nothing was read since the first look."""
     if not is_unix:
-        monkeypatch.setattr(connections, "_TCP_INFO", None)
+        monkeypatch.setattr(connection_module, "_TCP_INFO", None)
     ends = socket.socketpair() if is_unix else _tcp_pair()
     with ends[0] as client, ends[1] as server_side:
         connection = Connection(Connections(), server_side)

@@ -27,8 +27,9 @@ from thrift.transport.TTransport import TBufferedTransportFactory, TFramedTransp
 
 from registry_drain.clock import Deadline
 from registry_drain.errors import ConfigurationError
-from registry_drain.servers import connections
+from registry_drain.servers import connection as connection_module
 from registry_drain.servers.base import DrainableServer
+from registry_drain.servers.connections import IDLE_QUIET
 from registry_drain.servers.thrift_server import ThriftServer
 from registry_drain.testing.bench import Call
 from registry_drain.testing.server_contract import ContractClient, ServerContract
@@ -250,7 +251,7 @@ def test_half_a_message_behind_a_whole_one_is_waited_for() -> None:
         eventually(lambda: server.connections.is_draining)
         gate.opened.set()
         assert client.receive() == b"first"
-        draining.join(2 * connections.UNSURE_QUIET)
+        draining.join(2 * connection_module.UNSURE_QUIET)
         assert draining.is_alive()
         client.sock.sendall(second[10:])
         assert client.receive() == b"pass"
@@ -259,13 +260,13 @@ def test_half_a_message_behind_a_whole_one_is_waited_for() -> None:
 
 def test_half_a_message_read_ahead_just_before_the_drain_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     """Before the drain nobody looks for what was read ahead, so for as long as it may be late it is waited for."""
-    monkeypatch.setattr(connections, "UNSURE_QUIET", 1.0)
+    monkeypatch.setattr(connection_module, "UNSURE_QUIET", 1.0)
     with serving() as server, contextlib.closing(EchoClient(server.address)) as client:
         second = encoded(b"second")
         client.sock.sendall(encoded(b"first") + second[:10])
         assert client.receive() == b"first"
         draining = drain(server)
-        draining.join(5 * connections.IDLE_QUIET)
+        draining.join(5 * IDLE_QUIET)
         client.sock.sendall(second[10:])
         assert client.receive() == b"second"
         assert draining.result(TIMEOUT, "drain")
