@@ -1,4 +1,4 @@
-"""Proven in-process deregistration against the same bare calls on a kept-alive client.
+"""What fence, proof and report cost: our deregistration beside its own two requests, made bare.
 
 Both sides start from the same state: registered by this library, listed, nothing idle cut. The bare side makes the two
 calls that a proof cannot do without, deregister and a consistent read, on one ``requests`` session that is connected

@@ -1,4 +1,4 @@
-"""Proven in-process deregistration against the same bare calls on a kept-alive client.
+"""What fence, proof and report cost: our deregistration beside kazoo's own calls, made bare.
 
 Both sides start from the same state: an ephemeral node on a session of its own, and a second session that is connected
 already. The bare side makes the calls that a proof cannot do without: kazoo's ``stop()`` of the first client, and

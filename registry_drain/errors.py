@@ -64,7 +64,7 @@ class PermissionRefusedError(RegistryError):
 
 
 class InstanceNotFoundError(RegistryError):
-    """A read that could have seen the instance does not list it."""
+    """No such instance is listed, by a read with the right to see it."""
 
 
 class LiveOwnerError(RegistryError):

@@ -5,10 +5,10 @@ Rules every backend keeps (the contract suite in :mod:`registry_drain.testing.re
 1. **Never resurrect.** After :meth:`Registration.fence` has returned, no thread of the backend registers or renews the
    instance.
 2. **Never remove a successor.** Ownership is proven before anything is removed.
-3. **Never trust an acknowledgement.** :attr:`RemovalOutcome.CONFIRMED` means that a consistent read, which could have
-   seen the instance, does not list it.
+3. **Never trust an acknowledgement.** :attr:`RemovalOutcome.CONFIRMED` means: looked for by a consistent read with the
+   right to see it, and not found.
 4. **Never hang.** Every call ends by its deadline, with an error of :mod:`registry_drain.errors` at the latest.
-5. **Never leak.** No token or password stands in a URL, a log line, an exception or a ``repr``.
+5. **Never leak.** Tokens and passwords stay out of URLs, logs, exceptions and every ``repr``.
 6. **Stop during start-up works.** A :meth:`Registration.register` in another thread is cancelled or awaited by
    ``fence``.
 """
@@ -28,7 +28,7 @@ class RemovalOutcome(Enum):
     """How a removal ended."""
 
     CONFIRMED = "confirmed"
-    """Gone: a consistent read that could have seen the instance does not list it."""
+    """Gone: looked for by a consistent read with the right to see it, and not found."""
     UNVERIFIABLE = "unverifiable"
     """The registry accepted the removal, but no read available to us could have shown the instance."""
     UNCONFIRMED = "unconfirmed"
