@@ -2,8 +2,6 @@
 
 - ``base`` holds the protocol that an adapter implements; ``thrift_server`` and ``socket_server`` are adapters.
 - Their parts, for other adapters too: ``in_flight`` counts requests, ``listener`` closes a listening socket without
-  resetting what waits in its backlog, ``connection`` and ``connections`` know which connections are idle, and close them
-  politely.
-- Each adapter's way of telling where a message begins: ``thrift_messages``, ``tracked_socket``.
+  resetting what waits in its backlog, ``connections`` knows which connections are idle, and closes them politely.
 - ``current_request`` is for request handlers: name the request, mark it, see the drain coming.
 """

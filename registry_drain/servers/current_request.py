@@ -10,7 +10,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from registry_drain.servers.connection import Connection
+from registry_drain.servers.connections import Connection
 
 
 class _Serving(threading.local):

@@ -8,9 +8,8 @@ from collections.abc import Iterator
 import pytest
 
 from registry_drain.clock import Deadline
-from registry_drain.servers import connection as connection_module
-from registry_drain.servers.connection import Connection
-from registry_drain.servers.connections import Connections
+from registry_drain.servers.connections import Connection, Connections
+from registry_drain.servers.connections import connection as connection_module
 from registry_drain.testing.bench import Call
 from registry_drain.testing.clock import FakeClock
 from tests.support.processes import eventually

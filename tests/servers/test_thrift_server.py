@@ -8,6 +8,8 @@ import logging
 import select
 import socket
 import ssl
+import subprocess
+import sys
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -27,9 +29,9 @@ from thrift.transport.TTransport import TBufferedTransportFactory, TFramedTransp
 
 from registry_drain.clock import Deadline
 from registry_drain.errors import ConfigurationError
-from registry_drain.servers import connection as connection_module
 from registry_drain.servers.base import DrainableServer
 from registry_drain.servers.connections import IDLE_QUIET
+from registry_drain.servers.connections import connection as connection_module
 from registry_drain.servers.thrift_server import ThriftServer
 from registry_drain.testing.bench import Call
 from registry_drain.testing.server_contract import ContractClient, ServerContract
@@ -528,6 +530,23 @@ def test_servers_that_cannot_be_drained_are_refused() -> None:
         ThriftServer(bare)
     with pytest.raises(ConfigurationError, match="no listening socket"):
         ThriftServer(TThreadedServer(EchoProcessor(bytes), object()))
+
+
+def test_a_missing_thrift_names_the_extra() -> None:
+    """Whoever has not installed it is told what to install."""
+    program = """
+import sys
+sys.modules["thrift"] = None
+from registry_drain.errors import MissingExtraError
+try:
+    import registry_drain.servers.thrift_server
+except MissingExtraError as error:
+    print(error)
+"""
+    said = subprocess.run(
+        [sys.executable, "-c", program], check=True, capture_output=True, text=True, timeout=60
+    ).stdout
+    assert "pip install 'registry-drain[thrift]'" in said
 
 
 def test_a_connection_outside_a_serving_thread_stays_unwatched() -> None:

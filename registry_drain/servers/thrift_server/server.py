@@ -11,11 +11,11 @@ things replaced on it when it starts.
   the method's name. What was begun before has been answered then: the answer is flushed before the loop comes round.
 
 A connection whose ``TSocket`` reads from the wire at a boundary is idle. Everything else, half-received messages
-included, is busy. :mod:`registry_drain.servers.connection` says how each is closed.
+included, is busy. :mod:`registry_drain.servers.connections.connection` says how each is closed.
 
 A pool's workers end by a sentinel each, queued behind the last connection, so that queued clients are served first.
 
-Sources: ``thrift/server/TServer.py`` and ``thrift/transport/TSocket.py`` of Apache Thrift 0.20 to 0.25.
+Sources: ``thrift/server/TServer.py`` and ``thrift/transport/TSocket.py`` of Apache Thrift 0.25.
 """
 
 from __future__ import annotations
@@ -27,31 +27,26 @@ import threading
 from collections.abc import Callable, Collection
 from typing import Any
 
+from thrift.server.TServer import TServer, TSimpleServer, TThreadedServer, TThreadPoolServer
+from thrift.transport.TSocket import TSocket
+
 from registry_drain.clock import SYSTEM_CLOCK, Clock, Deadline
-from registry_drain.errors import ConfigurationError, MissingExtraError, ServerError
+from registry_drain.errors import ConfigurationError, ServerError
 from registry_drain.servers.base import ListenerClosure
-from registry_drain.servers.connection import Connection
-from registry_drain.servers.connections import IDLE_QUIET, Connections, join_threads
+from registry_drain.servers.connections import IDLE_QUIET, Connection, Connections, join_threads
 from registry_drain.servers.current_request import serving
 from registry_drain.servers.in_flight import InFlight, InFlightRequest
 from registry_drain.servers.listener import DrainableListener, ListenerStoppedError, bound_address
-
-try:
-    from thrift.server.TServer import TServer, TSimpleServer, TThreadedServer, TThreadPoolServer
-    from thrift.transport.TSocket import TSocket
-
-    from registry_drain.servers.thrift_messages import (
-        ReadHeader,
-        count_reads,
-        read_from,
-        unread_in,
-        watch_and_time,
-        watch_drain,
-        watch_only,
-        write_to,
-    )
-except ImportError as error:
-    raise MissingExtraError("registry_drain.servers.thrift_server", "thrift", "thrift") from error
+from registry_drain.servers.thrift_server.messages import (
+    ReadHeader,
+    count_reads,
+    read_from,
+    unread_in,
+    watch_and_time,
+    watch_drain,
+    watch_only,
+    write_to,
+)
 
 logger = logging.getLogger(__name__)
 

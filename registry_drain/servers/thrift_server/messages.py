@@ -21,7 +21,7 @@ from typing import Any
 
 from thrift.transport.TTransport import CReadableTransport, TFramedTransport, TTransportException
 
-from registry_drain.servers.connection import Connection
+from registry_drain.servers.connections import Connection
 
 Header = tuple[str, int, int]
 ReadHeader = Callable[[], Header]

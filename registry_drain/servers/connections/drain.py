@@ -1,9 +1,9 @@
 """The open connections of one server, and the drain that closes them.
 
-Theory of operation: :mod:`registry_drain.servers.connection` says what a connection is, and how it is closed. Here all
-of them stand in one dict. The drain looks at it every few milliseconds: it half-closes what is idle and quiet, wakes
-the threads of what has lingered, and is over when the dict is empty. Busy connections it leaves to their own threads,
-which close them behind their answers.
+Theory of operation: :mod:`~registry_drain.servers.connections.connection` says what a connection is, and how it is
+closed. Here all of them stand in one dict. The drain looks at it every few milliseconds: it half-closes what is idle
+and quiet, wakes the threads of what has lingered, and is over when the dict is empty. Busy connections it leaves to
+their own threads, which close them behind their answers.
 
 Nothing is summed up while serving: counts, names and times are read from the connections when somebody asks. What a
 connection has counted is kept when it is removed, under a lock that only removing and asking take.
@@ -17,7 +17,7 @@ from collections import deque
 from collections.abc import Callable
 
 from registry_drain.clock import SYSTEM_CLOCK, Clock, Deadline, SystemClock
-from registry_drain.servers.connection import Connection, pending_bytes
+from registry_drain.servers.connections.connection import Connection, pending_bytes
 from registry_drain.servers.in_flight import InFlightRequest
 
 IDLE_QUIET = 0.020

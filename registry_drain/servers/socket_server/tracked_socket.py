@@ -19,8 +19,7 @@ import socket
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from registry_drain.servers.connection import Connection
-from registry_drain.servers.connections import Connections
+from registry_drain.servers.connections import Connection, Connections
 
 if TYPE_CHECKING:
     from socket import _SendableFile

@@ -2,12 +2,13 @@
 
 Theory of operation: the user's own server object runs, with its handler class and whatever it overrides. Two of its
 methods are replaced on the instance: ``get_request``, which hands out a
-:class:`~registry_drain.servers.tracked_socket.TrackedSocket` for each connection, and
+:class:`~registry_drain.servers.socket_server.tracked_socket.TrackedSocket` for each connection, and
 ``finish_request``, which runs in the serving thread and tells where the handler begins and ends. What the
 socket sees the handler do tells requests and boundaries.
 
-At a boundary with nothing sent the connection is idle, and is closed as :mod:`registry_drain.servers.connection` says:
-the handler reads an end of file, as it would from a client that left.
+At a boundary with nothing sent the connection is idle, and is closed as
+:mod:`registry_drain.servers.connections.connection` says: the handler reads an end of file, as it would from a client
+that left.
 
 Rules:
 
@@ -33,7 +34,7 @@ from registry_drain.servers.connections import IDLE_QUIET, Connections, join_thr
 from registry_drain.servers.current_request import serving
 from registry_drain.servers.in_flight import InFlight, InFlightRequest
 from registry_drain.servers.listener import DrainableListener, ListenerStoppedError, bound_address
-from registry_drain.servers.tracked_socket import TrackedSocket
+from registry_drain.servers.socket_server.tracked_socket import TrackedSocket
 
 logger = logging.getLogger(__name__)
 

@@ -44,7 +44,7 @@ from registry_drain.instance import format_endpoint
 from registry_drain.servers.in_flight import InFlightRequest
 
 if TYPE_CHECKING:
-    from registry_drain.servers.connections import Connections
+    from registry_drain.servers.connections.drain import Connections
 
 UNSURE_QUIET = 0.200
 """The same, where not every byte could be accounted for. Linux repeats a lost segment after 200 ms at the least
