@@ -289,6 +289,29 @@ def test_a_sink_drains_when_it_marks_its_requests() -> None:
         assert drain(server).result(TIMEOUT, "drain")
 
 
+def test_a_mark_may_hold_a_dialogue() -> None:
+    """What is written and read inside a mark does not end the request."""
+
+    class Dialogue(socketserver.StreamRequestHandler):
+        def handle(self) -> None:
+            for line in self.rfile:
+                with mark_request("dialogue"):
+                    self.wfile.write(b"sure?\n")
+                    self.wfile.write(line.strip() + b" " + self.rfile.readline())
+
+    with serving(Dialogue) as (server, client):
+        client.send(b"delete")
+        assert client.receive() == b"sure?"
+        draining = drain(server)
+        draining.join(0.1)
+        assert draining.is_alive()
+        assert [request.name for request in server.in_flight.snapshot()] == ["dialogue"]
+        client.send(b"yes")
+        assert client.receive() == b"delete yes"
+        assert draining.result(TIMEOUT, "drain")
+        assert server.in_flight.total == 1
+
+
 def test_a_request_is_named_and_a_health_check_does_not_count() -> None:
     """A handler names what it serves, and says what is no sign of a caller."""
     gate = threading.Event()

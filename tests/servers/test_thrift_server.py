@@ -462,6 +462,29 @@ def test_a_pools_queue_is_cut_off_too() -> None:
             client.close()
 
 
+def test_a_pools_queue_is_closed_behind_its_answers() -> None:
+    """A connection that is served for the first time while draining ends with its answer, like any other."""
+    gate = Gate()
+    bare = TThreadPoolServer(EchoProcessor(gate), TServerSocket("127.0.0.1", 0), FRAMED, TBinaryProtocolFactory())
+    bare.setNumThreads(1)
+    server = ThriftServer(bare)
+    address = server.start()
+    with (
+        contextlib.closing(EchoClient(address, FRAMED)) as busy,
+        contextlib.closing(EchoClient(address, FRAMED)) as next_,
+    ):
+        busy.send(b"wait")
+        assert gate.entered.acquire(timeout=TIMEOUT)
+        next_.send(b"pass")
+        draining = drain(server)
+        eventually(lambda: server.connections.is_draining)
+        gate.opened.set()
+        assert next_.receive() == b"pass"
+        assert select.select([next_.sock], [], [], 0)[0], "the end came with the answer"
+        assert draining.result(TIMEOUT, "drain")
+    server.cut_off()
+
+
 def test_a_failing_handler_ends_its_connection_only() -> None:
     """As without the adapter; and nothing stays in flight."""
 
@@ -504,7 +527,9 @@ def test_an_address_in_use_is_said() -> None:
         server = ThriftServer(threaded(bytes, port=other.getsockname()[1]))
         with pytest.raises(OSError, match="in use"):
             server.start()
-    server.start()
+        taken = other.getsockname()
+    assert server.start() == taken
+    EchoClient(taken).close()
     server.cut_off()
 
 
