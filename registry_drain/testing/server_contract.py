@@ -299,8 +299,9 @@ class ServerContract:
             for each in hammers:
                 each.result(self.patience, "a client")
         failures = {outcome: count for outcome, count in outcomes.items() if outcome not in {"answered", "refused"}}
-        # Without privileges the last moment cannot be closed, see registry_drain.servers.listener.
-        tolerated = 4 if closure.method == "listen(0)" else 0
+        # Without privileges the last moment cannot be closed, see registry_drain.servers.listener. And with them, on a
+        # machine so busy that a handshake takes longer than the listener waits for it, one may be late.
+        tolerated = 4 if closure.method == "listen(0)" else 1
         promise(sum(failures.values()) <= tolerated, f"no connection is reset ({closure}): {dict(outcomes)}")
         promise(outcomes["refused"] > 0, f"in the end clients are refused: {dict(outcomes)}")
 

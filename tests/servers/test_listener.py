@@ -321,9 +321,10 @@ def echo_until_stopped(here: Stand) -> None:
 @pytest.mark.parametrize(
     ("hold_off", "tolerated"),
     [
+        # Measured, none in a hundred stops; but handshakes take longer than ROUND_TRIP on a machine that is busy enough.
         pytest.param(
             hold_off_by_filter,
-            0,
+            1,
             marks=pytest.mark.skipif(not is_filter_allowed(), reason="needs CAP_NET_ADMIN"),
         ),
         # There is a last moment: measured, one reset in thirty stops, and in three on another machine.
