@@ -5,6 +5,8 @@ from __future__ import annotations
 import threading
 from functools import partial
 
+import pytest
+
 from registry_drain.clock import Deadline
 from registry_drain.servers.in_flight import InFlight, InFlightRequest
 from registry_drain.testing.bench import Call
@@ -130,6 +132,23 @@ def test_no_wake_up_is_lost() -> None:
         ending = Call(partial(in_flight.end, key))
         assert in_flight.wait_until_idle(Deadline.after(TIMEOUT))
         ending.result(TIMEOUT, "the request")
+
+
+def test_a_request_that_ends_before_the_wait_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The one moment in which a wake-up could be lost: between seeing the request and clearing the event."""
+    in_flight = InFlight()
+    key = in_flight.begin()
+
+    class SlyEvent(threading.Event):
+        def clear(self) -> None:
+            in_flight.end(key)
+            super().clear()
+
+    monkeypatch.setattr("registry_drain.servers.in_flight.threading.Event", SlyEvent)
+    clock = FakeClock(autojump=False)  # whose time would have to pass for the deadline to save us
+    deadline = Deadline.after(30.0, clock)
+    monkeypatch.setattr(clock, "wait", lambda *_: pytest.fail("it waits for a request that has ended"))
+    assert in_flight.wait_until_idle(deadline)
 
 
 def test_waiting_ends_at_the_deadline() -> None:

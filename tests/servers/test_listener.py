@@ -321,7 +321,7 @@ def echo_until_stopped(here: Stand) -> None:
 @pytest.mark.parametrize(
     ("hold_off", "tolerated"),
     [
-        # Measured, none in a hundred stops; but handshakes take longer than ROUND_TRIP on a machine that is busy enough.
+        # Measured, none in a hundred stops; but a handshake may take longer than ROUND_TRIP on a busy machine.
         pytest.param(
             hold_off_by_filter,
             1,

@@ -247,6 +247,12 @@ def test_a_greeting_is_no_answer() -> None:
         assert client.receive() == b"hello"
         eventually(lambda: server.in_flight.count == 0)
         assert server.in_flight.total == 0
+        for part in (b"in ", b"three ", b"parts\n"):
+            client.sock.sendall(part)
+            eventually(lambda: server.in_flight.total == 1)
+        assert client.receive() == b"in three parts"
+        eventually(lambda: server.in_flight.count == 0)
+        assert server.in_flight.total == 1
         assert drain(server).result(TIMEOUT, "drain")
         with pytest.raises(EOFError):
             client.receive()
@@ -268,6 +274,31 @@ def test_a_handler_that_speaks_first_is_busy() -> None:
         assert draining.is_alive()
         may_speak.set()
         assert client.receive() == b"at last"
+        assert draining.result(TIMEOUT, "drain")
+
+
+def test_a_handler_that_stops_waiting_is_busy() -> None:
+    """One whose read timed out may be at work on its own account, although nothing was asked."""
+    timed_out, may_speak = threading.Event(), threading.Event()
+
+    class Impatient(LineHandler):
+        timeout = 0.05
+
+        def handle(self) -> None:
+            try:
+                self.rfile.readline()
+            except TimeoutError:
+                timed_out.set()
+                may_speak.wait(TIMEOUT)
+                self.wfile.write(b"too slow\n")
+
+    with serving(Impatient) as (server, client):
+        assert timed_out.wait(TIMEOUT)
+        draining = drain(server)
+        draining.join(0.1)
+        assert draining.is_alive()
+        may_speak.set()
+        assert client.receive() == b"too slow"
         assert draining.result(TIMEOUT, "drain")
 
 
