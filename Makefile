@@ -69,9 +69,9 @@ $(PY_CONSUL)/.installed: pyproject.toml $(STAMP)
 	@$(PY_CONSUL)/bin/python -m pip install -q -e '.[zookeeper,thrift,cli]' --group test --group py-consul
 	@touch $@
 
-test-py-consul: $(PY_CONSUL)/.installed servers ## whatever concerns Consul, with py-consul as the client
+test-py-consul: $(PY_CONSUL)/.installed servers ## whatever concerns Consul and its client, with py-consul
 	@mkdir -p $(LOGS)
-	@$(PY_CONSUL)/bin/python -m pytest -k consul $(ARGS) $(LOGGED)
+	@$(PY_CONSUL)/bin/python -m pytest -k consul -m 'not slow' $(ARGS) $(LOGGED)
 
 # One level of recursion per interpreter, so that each has its own stamp, log and outcome.
 test-pythons: $(STAMP) ## the suite without servers, on every other Python 3.10 to 3.13 found
