@@ -28,7 +28,7 @@ REACH_TIMEOUT = 10.0
 """Seconds until the registry has answered for the first time."""
 START_TIMEOUT = 30.0
 """Seconds from starting a process until it is listed: an interpreter, some imports, a registration."""
-STOP_TIMEOUT = 30.0
+STOP_TIMEOUT = 60.0
 """Seconds; twice the instances' grace period, so that whoever is killed has broken its promise."""
 END_TIMEOUT = 5.0
 """Seconds for what is still running when the demo ends, before it is killed."""

@@ -29,7 +29,7 @@ from registry_drain.service import serve
 from registry_drain.shutdown.budget import StopBudget
 
 HOST = "127.0.0.1"
-BUDGET = StopBudget(grace_period=15.0, floor=0.5, quiet_period=0.2)
+BUDGET = StopBudget(floor=0.5, quiet_period=0.2)
 """Brisk, and still ten times what the demo's clients need to notice a change. The defaults suit a real service."""
 _CALL_TIMEOUT = 10.0
 
