@@ -14,12 +14,13 @@ import pytest
 import registry_drain
 
 ROOT = Path(registry_drain.__file__).parent
-FACTS = {"instance", "errors", "clock"}
+FACTS = {"instance", "errors", "clock", "phases"}
 MAY_IMPORT: dict[str, set[str]] = {
     # room: what it may import, by longest prefix, itself not named. Nothing is said twice: what is not here is refused.
     "errors": set(),
     "clock": set(),
     "instance": {"errors"},
+    "phases": set(),
     "registries": FACTS,
     "servers": FACTS,
     "shutdown": FACTS | {"registries.base", "servers.base", "servers.in_flight"},
@@ -33,7 +34,7 @@ MAY_IMPORT: dict[str, set[str]] = {
 """``""`` is the package itself, ``registry_drain/__init__.py``."""
 SHARED = {
     "registries": {"base", "url", "retry"},
-    "servers": {"base", "in_flight", "listener", "connections", "current_request"},
+    "servers": {"base", "in_flight", "listener", "connections", "current_request", "stop_state"},
 }
 """What every backend and every adapter may use; the rest of these rooms belongs to one backend or adapter each."""
 OPTIONAL = {

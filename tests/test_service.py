@@ -20,11 +20,11 @@ from registry_drain.errors import (
     ServerError,
 )
 from registry_drain.persistent_registration import LONGEST_RETRY, REGISTER_TIMEOUT, PersistentRegistration
+from registry_drain.phases import Outcome, Phase
 from registry_drain.registries.base import RemovalOutcome
 from registry_drain.service import Service, serve
 from registry_drain.shutdown import events
 from registry_drain.shutdown.budget import StopBudget
-from registry_drain.shutdown.phases import Outcome, Phase
 from registry_drain.shutdown.report import ShutdownReport
 from registry_drain.testing.faults import HANG, HANG_FOREVER, REFUSED, TIMEOUT, UNAVAILABLE, Step, late
 from registry_drain.testing.faulty_registry import FaultyRegistry

@@ -1,30 +1,95 @@
-"""For request handlers: name the request that this thread serves, mark where it begins and ends, see the drain coming.
+"""For request handlers: name the request being served, mark where it begins and ends, see the stop coming.
 
-Every function may be called from anywhere: outside a thread that an adapter serves a connection in, naming and marking
-do nothing, so that handlers stay testable without a server.
+Every function may be called from anywhere: outside a request that an adapter or a middleware counts they do nothing,
+or answer as if no stop were ever coming, so that handlers stay testable without a server.
+
+Theory of operation: what is being served stands in a context variable (:mod:`contextvars`), which every thread has its
+own of, and every asyncio task too.
 """
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Protocol
 
-from registry_drain.servers.connections import Connection
+from registry_drain.servers.in_flight import InFlight
+from registry_drain.servers.stop_state import StopState
 
 
-class _Serving(threading.local):
-    connection: Connection | None = None
+class CurrentRequest(Protocol):
+    """What an adapter puts into :data:`serving`."""
+
+    @property
+    def stop_state(self) -> StopState:
+        """The server's."""
+        ...
+
+    def identify(self, name: str, *, is_health_check: bool = False) -> None:
+        """Name the request in flight; does nothing between two requests."""
+        ...
+
+    def begin_mark(self) -> None:
+        """Note that the handler says that a request begins. Nothing to do where the protocol delimits requests."""
+        ...
+
+    def end_mark(self) -> None:
+        """Note that the handler says that it ends."""
+        ...
 
 
-serving = _Serving()
-"""What the calling thread serves; set by the adapters."""
+serving: ContextVar[CurrentRequest | None] = ContextVar("registry_drain.serving", default=None)
+"""What the calling thread or task serves; set by adapters and middleware."""
+
+
+class TrackedRequest:
+    """A request that an adapter told its tracker of; a :class:`CurrentRequest`."""
+
+    __slots__ = ("_in_flight", "_key", "stop_state")
+
+    def __init__(self, in_flight: InFlight, key: int) -> None:
+        """Stand for what ``in_flight`` knows under ``key``."""
+        self._in_flight = in_flight
+        self._key = key
+        self.stop_state = in_flight.stop_state
+
+    def identify(self, name: str, *, is_health_check: bool = False) -> None:
+        """See :meth:`InFlight.identify`."""
+        self._in_flight.identify(self._key, name, is_health_check=is_health_check)
+
+    def begin_mark(self) -> None:
+        """The protocol delimits requests."""
+
+    def end_mark(self) -> None:
+        """The protocol delimits requests."""
+
+
+@contextmanager
+def served(in_flight: InFlight, name: str = "", *, peer: str = "", is_health_check: bool = False) -> Iterator[None]:
+    """Count the block as one request, and let what it calls know. For adapters and middleware, sync and async."""
+    key = in_flight.begin(name, peer, is_health_check=is_health_check)
+    token = serving.set(TrackedRequest(in_flight, key))
+    try:
+        yield
+    finally:
+        serving.reset(token)
+        in_flight.end(key)
 
 
 def is_draining() -> bool:
-    """Whether this thread's connection closes behind the answer: a handler that streams should come to an end."""
-    connection = serving.connection
-    return connection is not None and connection.connections.is_draining
+    """Whether the connection closes behind the answer: a handler that streams should come to an end."""
+    request = serving.get()
+    return request is not None and request.stop_state.is_draining
+
+
+def time_left() -> float | None:
+    """Return the seconds until this request would be cut off; None while no stop has begun.
+
+    Take the smaller one of this and the request's own deadline for what is called next.
+    """
+    request = serving.get()
+    return None if request is None else request.stop_state.time_left()
 
 
 def name_request(name: str, *, is_health_check: bool = False) -> None:
@@ -32,11 +97,9 @@ def name_request(name: str, *, is_health_check: bool = False) -> None:
 
     A health check's arrival does not count as a sign that callers still know this instance.
     """
-    connection = serving.connection
-    if connection is not None and connection.is_busy:
-        connection.name = name
-        if is_health_check:
-            connection.take_for_health_check()
+    request = serving.get()
+    if request is not None:
+        request.identify(name, is_health_check=is_health_check)
 
 
 @contextmanager
@@ -44,16 +107,16 @@ def mark_request(name: str, *, is_health_check: bool = False) -> Iterator[None]:
     """The block is one request: its first bytes have been read before, and at its end the answer, if any, is written.
 
     For protocols in which the adapter cannot see the end of a request, because it has no answer. From the first mark
-    on, only marks end requests on this connection. Where the protocol itself delimits requests (Thrift), this only
-    names.
+    on, only marks end requests on this connection. Where the protocol itself delimits requests (Thrift, HTTP), this
+    only names.
     """
-    connection = serving.connection
-    if connection is None:
+    request = serving.get()
+    if request is None:
         yield
         return
-    connection.begin_mark()
-    name_request(name, is_health_check=is_health_check)
+    request.begin_mark()
+    request.identify(name, is_health_check=is_health_check)
     try:
         yield
     finally:
-        connection.end_mark()
+        request.end_mark()

@@ -28,6 +28,7 @@ from sys import maxsize
 from typing import Protocol
 
 from registry_drain.clock import SYSTEM_CLOCK, Clock, Deadline
+from registry_drain.servers.stop_state import StopState
 
 _Record = tuple[str, str, float, int, float | None]
 """name, peer, started_at, thread_id, and the last arrival before this one."""
@@ -81,11 +82,13 @@ class InFlight:
 
     Attributes:
         now: the clock's :meth:`~registry_drain.clock.Clock.now`, which the instants here are read from.
+        stop_state: what the stop routine says of the server's stop.
     """
 
     def __init__(self, *, clock: Clock = SYSTEM_CLOCK) -> None:
         """Start empty."""
         self.now = clock.now
+        self.stop_state = StopState(clock.now)
         self._active: dict[int, _Record] = {}
         self._keys = itertools.count(1)
         self._arrivals = iter(range(maxsize))
@@ -164,12 +167,16 @@ class InFlight:
         finally:
             self.end(key)
 
-    def snapshot(self) -> tuple[InFlightRequest, ...]:
-        """Return the requests in flight, oldest first."""
+    def requests(self) -> list[InFlightRequest]:
+        """Return the requests in flight, which makes a tracker a source for another one: for several servers' sum."""
         requests = [InFlightRequest(*record[:4]) for record in self._active.copy().values()]
         for source in self._sources:
             requests += source.requests()
-        return tuple(sorted(requests, key=lambda request: request.started_at))
+        return requests
+
+    def snapshot(self) -> tuple[InFlightRequest, ...]:
+        """Return the requests in flight, oldest first."""
+        return tuple(sorted(self.requests(), key=lambda request: request.started_at))
 
     def holds_current_thread(self) -> bool:
         """Whether the calling thread is serving one of the requests: such a caller must not wait for the drain."""

@@ -16,7 +16,7 @@ from types import FrameType
 from typing import Generic, TypeVar
 
 from registry_drain.clock import Deadline
-from registry_drain.shutdown.phases import Outcome
+from registry_drain.phases import Outcome
 
 T_co = TypeVar("T_co", covariant=True)
 

@@ -18,7 +18,7 @@ from dataclasses import dataclass, fields
 
 from registry_drain.clock import Clock, Deadline
 from registry_drain.errors import ConfigurationError
-from registry_drain.shutdown.phases import Phase
+from registry_drain.phases import Phase
 
 _SHARES = {"deregister": 1 / 6, "ceiling": 1 / 4, "closing": 1 / 30, "notify": 1 / 6, "margin": 1 / 15}
 """Parts of the grace period for what is left None; with 30 s: 5, 7.5, 1, 5 and 2 s, and 9.5 s at least for the

@@ -12,10 +12,10 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from registry_drain.phases import Outcome, Phase
 from registry_drain.registries.base import Removal
 from registry_drain.servers.in_flight import InFlightRequest
 from registry_drain.shutdown.observers import ObserverResult
-from registry_drain.shutdown.phases import Outcome, Phase
 
 logger = logging.getLogger("registry_drain")
 """The package's one logger. It is never configured here."""

@@ -15,9 +15,9 @@ from typing import Protocol
 
 from registry_drain.clock import Deadline
 from registry_drain.errors import ConfigurationError
+from registry_drain.phases import Outcome
 from registry_drain.registries.base import Removal, RemovalOutcome
 from registry_drain.shutdown.bounded import BoundedCall
-from registry_drain.shutdown.phases import Outcome
 
 
 class ShutdownObserver(Protocol):

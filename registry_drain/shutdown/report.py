@@ -9,9 +9,9 @@ import dataclasses
 from dataclasses import dataclass
 from enum import Enum
 
+from registry_drain.phases import Outcome, Phase
 from registry_drain.registries.base import Removal
 from registry_drain.shutdown.observers import ObserverResult
-from registry_drain.shutdown.phases import Outcome, Phase
 
 EXIT_CLEAN = 0
 EXIT_INCOMPLETE = 1

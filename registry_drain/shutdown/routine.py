@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable
 from typing import TypeVar
 
 from registry_drain.clock import SYSTEM_CLOCK, Clock, Deadline
+from registry_drain.phases import STOP_ORDER, Outcome, Phase
 from registry_drain.registries.base import Removal, RemovalOutcome
 from registry_drain.servers.base import DrainableServer
 from registry_drain.servers.in_flight import InFlightRequest
@@ -23,7 +24,6 @@ from registry_drain.shutdown import events
 from registry_drain.shutdown.bounded import BoundedCall, StopThread
 from registry_drain.shutdown.budget import Ledger, StopBudget
 from registry_drain.shutdown.observers import ObserverResult, ShutdownNotifier, When, result_of
-from registry_drain.shutdown.phases import STOP_ORDER, Outcome, Phase
 from registry_drain.shutdown.report import CutOffRequest, LateArrivals, PhaseReport, ShutdownReport
 from registry_drain.shutdown.watchdog import Watchdog
 
@@ -167,6 +167,8 @@ class StopRoutine:
             self._hurried.set()
         # Only now: a stop that begins with this is hurried from its first step on.
         self.request_stop(reason)
+        # What is in flight learns it now; the phase stays the stop's thread's to tell.
+        self._server.in_flight.stop_state.cut_off_at = self._hurried_at
         self._nudge.set()
         self._emit(events.StopHurried(reason))
 
@@ -204,6 +206,7 @@ class StopRoutine:
             self._pass_through(phase, steps[phase], ledger)
         # What ends later, in a thread that was left behind, changes neither the report nor the exit code any more.
         final = self._report_in(Phase.STOPPED)
+        self._server.in_flight.stop_state.enter(Phase.STOPPED)
         with self._lock:
             self._phase, self._final = Phase.STOPPED, final
         self._finished.set()
@@ -227,6 +230,7 @@ class StopRoutine:
         planned = self._until(deadline).remaining()
         if phase is Phase.DRAINING:
             planned = min(planned + _CUT_OFF_LIMIT, deadline.remaining())  # a hurry leaves out all but the cutting off
+        self._server.in_flight.stop_state.enter(phase, self._cut_off_at(ledger))
         self._emit(events.PhaseStarted(phase, planned))
         try:
             outcome, detail = step(deadline)
@@ -236,6 +240,11 @@ class StopRoutine:
         with self._lock:
             self._phases.append(report)
         self._emit(events.PhaseEnded(phase, outcome, report.actual, detail))
+
+    def _cut_off_at(self, ledger: Ledger) -> float:
+        """Return when what is in flight will be cut off, as far as is known now; for those who serve it."""
+        now = self._clock.now()
+        return now if self._hurried.is_set() else max(ledger.deadline(Phase.DRAINING).at, now)
 
     def _deregister(self, deadline: Deadline) -> tuple[Outcome, str]:
         self._leaving = self.notifier.begin_first(self._until(deadline), self._nudge.set)

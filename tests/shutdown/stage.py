@@ -9,11 +9,11 @@ from typing import Generic, TypeVar, cast
 
 from registry_drain.clock import Deadline
 from registry_drain.instance import ServiceInstance
+from registry_drain.phases import Phase
 from registry_drain.servers.base import DrainableServer, ListenerClosure
 from registry_drain.servers.in_flight import InFlight, InFlightRequest
 from registry_drain.shutdown.budget import StopBudget
 from registry_drain.shutdown.events import Event
-from registry_drain.shutdown.phases import Phase
 from registry_drain.shutdown.report import PhaseReport, ShutdownReport
 from registry_drain.shutdown.routine import StopRoutine
 from registry_drain.shutdown.watchdog import Watchdog

@@ -9,8 +9,8 @@ from collections.abc import Callable
 import pytest
 
 from registry_drain.clock import Deadline
+from registry_drain.phases import Outcome
 from registry_drain.shutdown.bounded import BoundedCall, StopThread
-from registry_drain.shutdown.phases import Outcome
 from tests.shutdown.stage import Stage
 from tests.support.processes import eventually
 

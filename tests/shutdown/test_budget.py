@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from registry_drain.clock import Deadline
 from registry_drain.errors import ConfigurationError
+from registry_drain.phases import STOP_ORDER, Phase
 from registry_drain.shutdown.budget import Ledger, StopBudget
-from registry_drain.shutdown.phases import STOP_ORDER, Phase
 from registry_drain.testing.clock import FakeClock
 
 PARTS = ("deregister", "ceiling", "closing", "notify", "margin")

@@ -7,12 +7,12 @@ import logging
 import pytest
 
 from registry_drain.errors import RegistryDrainError
+from registry_drain.phases import STOP_ORDER, Outcome, Phase
 from registry_drain.registries.base import Removal, RemovalOutcome
 from registry_drain.servers.in_flight import InFlightRequest
 from registry_drain.shutdown import events
 from registry_drain.shutdown.budget import StopBudget
 from registry_drain.shutdown.observers import ObserverResult, When
-from registry_drain.shutdown.phases import STOP_ORDER, Outcome, Phase
 from registry_drain.shutdown.routine import StopRoutine
 from registry_drain.testing.faults import REFUSED, Step
 from tests.shutdown.stage import Stage

@@ -10,10 +10,10 @@ import pytest
 
 from registry_drain.clock import Deadline
 from registry_drain.errors import ConfigurationError, RegistryUnavailableError
+from registry_drain.phases import Outcome, Phase
 from registry_drain.registries.base import Removal, RemovalOutcome
 from registry_drain.shutdown.budget import StopBudget
 from registry_drain.shutdown.observers import ObserverResult, ShutdownNotifier, When
-from registry_drain.shutdown.phases import Outcome, Phase
 from registry_drain.shutdown.report import ShutdownReport
 from tests.shutdown.stage import Stage, phase_report
 

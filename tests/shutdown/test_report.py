@@ -7,9 +7,9 @@ import json
 
 import pytest
 
+from registry_drain.phases import STOP_ORDER, Outcome, Phase
 from registry_drain.registries.base import Removal, RemovalOutcome
 from registry_drain.shutdown.observers import ObserverResult, When
-from registry_drain.shutdown.phases import STOP_ORDER, Outcome, Phase
 from registry_drain.shutdown.report import (
     EXIT_CLEAN,
     EXIT_INCOMPLETE,

@@ -9,13 +9,13 @@ from collections.abc import Callable
 import pytest
 
 from registry_drain.clock import Deadline
+from registry_drain.phases import STOP_ORDER, Outcome, Phase
 from registry_drain.registries.base import Removal, RemovalOutcome
 from registry_drain.servers.base import ListenerClosure
 from registry_drain.shutdown import events
 from registry_drain.shutdown.bounded import StopThread
 from registry_drain.shutdown.budget import StopBudget
 from registry_drain.shutdown.observers import When
-from registry_drain.shutdown.phases import STOP_ORDER, Outcome, Phase
 from registry_drain.shutdown.report import LateArrivals, ShutdownReport
 from registry_drain.shutdown.routine import StopRoutine
 from registry_drain.testing.faults import (

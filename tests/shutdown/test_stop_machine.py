@@ -14,11 +14,11 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from registry_drain.clock import Deadline
 from registry_drain.errors import RegistryDrainError
+from registry_drain.phases import STOP_ORDER, Phase
 from registry_drain.registries.base import Registration, RemovalOutcome
 from registry_drain.shutdown import events
 from registry_drain.shutdown.budget import StopBudget
 from registry_drain.shutdown.observers import When
-from registry_drain.shutdown.phases import STOP_ORDER, Phase
 from registry_drain.shutdown.routine import StopRoutine
 from registry_drain.testing.faults import (
     HANG,

@@ -42,6 +42,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from registry_drain.instance import format_endpoint
 from registry_drain.servers.in_flight import InFlightRequest
+from registry_drain.servers.stop_state import StopState
 
 if TYPE_CHECKING:
     from registry_drain.servers.connections.drain import Connections
@@ -171,9 +172,19 @@ class Connection:
         self.served += 1
         self.name = name
 
-    def take_for_health_check(self) -> None:
-        """Take the arrival of the request in flight back. Its instant stays: doubt lengthens the propagation wait."""
-        self.served -= 1
+    @property
+    def stop_state(self) -> StopState:
+        """The server's. From any thread."""
+        return self.connections.stop_state
+
+    def identify(self, name: str, *, is_health_check: bool = False) -> None:
+        """Name the request in flight, if there is one.
+
+        A health check's arrival is taken back. Its instant stays: doubt lengthens the propagation wait.
+        """
+        if self.is_busy:
+            self.name = name
+            self.served -= is_health_check
 
     def end_request(self) -> None:
         """Note that the answer is written: the thread is at a message boundary.

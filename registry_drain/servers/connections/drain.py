@@ -17,8 +17,10 @@ from collections import deque
 from collections.abc import Callable
 
 from registry_drain.clock import SYSTEM_CLOCK, Clock, Deadline, SystemClock
+from registry_drain.phases import Phase
 from registry_drain.servers.connections.connection import Connection, pending_bytes
 from registry_drain.servers.in_flight import InFlightRequest
+from registry_drain.servers.stop_state import StopState
 
 IDLE_QUIET = 0.020
 """Seconds without a byte before an idle connection is closed: in 2,000 closes against clients sending around the very
@@ -49,9 +51,11 @@ class Connections:
         idle_quiet: seconds without a byte before the drain closes an idle connection.
         linger: seconds to go on reading after our FIN.
         corks_answers: whether an answer and the FIN behind it may leave as one; see rule 4 there.
+        stop_state: the server's.
 
     Attributes:
         now: the clock's.
+        stop_state: what handlers may know of the stop.
         is_draining: whether connections are closed behind their answers.
     """
 
@@ -62,9 +66,11 @@ class Connections:
         idle_quiet: float = IDLE_QUIET,
         linger: float = LINGER,
         corks_answers: bool = False,
+        stop_state: StopState | None = None,
     ) -> None:
         # SystemClock.now is this function, one call deeper.
         self.now: Callable[[], float] = time.monotonic if isinstance(clock, SystemClock) else clock.now
+        self.stop_state = stop_state or StopState(self.now)
         self.corks_answers = corks_answers
         self.is_draining = False
         self._idle_quiet = idle_quiet
@@ -138,6 +144,7 @@ class Connections:
         At the deadline the rest is left as it is, and still closes behind its answers.
         """
         self.is_draining = True
+        self.stop_state.enter(Phase.DRAINING, deadline.at)
         for connection in self._open.copy():
             if connection.when_draining is not None:
                 connection.when_draining()

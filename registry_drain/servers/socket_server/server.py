@@ -70,8 +70,8 @@ class SocketServer:
                 "use ThreadingMixIn instead of ForkingMixIn"
             )
         self._server = server
-        self._connections = Connections(clock=clock, idle_quiet=idle_quiet)
         self._in_flight = InFlight(clock=clock)
+        self._connections = Connections(clock=clock, idle_quiet=idle_quiet, stop_state=self._in_flight.stop_state)
         self._in_flight.include(self._connections)
         self._get_one = server.get_request
         self._finish_one = server.finish_request
@@ -148,11 +148,11 @@ class SocketServer:
         # In the serving thread, around the handler.
         connection = request.connection
         connection.thread = threading.current_thread()
-        serving.connection = connection
+        serving.set(connection)
         try:
             self._finish_one(request, client_address)
         finally:
-            serving.connection = None
+            serving.set(None)
 
     def _serve(self) -> None:
         try:

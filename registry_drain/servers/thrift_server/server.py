@@ -93,8 +93,10 @@ class ThriftServer:
         self._server: Any = server
         self._transport: Any = server.serverTransport
         self._health_check_methods = frozenset(health_check_methods)
-        self._connections = Connections(clock=clock, idle_quiet=idle_quiet, corks_answers=True)
         self._in_flight = InFlight(clock=clock)
+        self._connections = Connections(
+            clock=clock, idle_quiet=idle_quiet, corks_answers=True, stop_state=self._in_flight.stop_state
+        )
         self._in_flight.include(self._connections)
         self._accept_one: Callable[[], Any] = self._transport.accept
         self._lock = threading.Lock()
@@ -198,8 +200,8 @@ class ThriftServer:
 
     def _watch(self, protocol: Any, transport: Any) -> Any:
         """Make a protocol tell the connection served by this thread where messages begin."""
-        connection = serving.connection
-        if connection is None:
+        connection = serving.get()
+        if not isinstance(connection, Connection):
             return protocol
         read_header: ReadHeader = protocol.readMessageBegin
         unread = unread_in(protocol.trans, transport)
@@ -257,7 +259,7 @@ class _BindingTransportFactory:
         if client is _END_OF_WORK:
             raise _WorkEndedError
         connection: Connection | None = getattr(client, "drained_connection", None)
-        serving.connection = connection
+        serving.set(connection)
         if connection is not None:
             connection.thread = threading.current_thread()
             connection.is_waiting = True  # From now on the thread either reads, or has read what it serves.

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from registry_drain.phases import STOP_ORDER, Outcome, Phase
 from registry_drain.shutdown.budget import StopBudget
-from registry_drain.shutdown.phases import STOP_ORDER, Outcome, Phase
 
 
 def test_the_order_is_to_leave_propagate_close_drain_and_notify() -> None:

@@ -5,16 +5,7 @@ Closing the listener resets everything in that queue, requests already sent incl
 off* new connections while handshakes under way complete; accept for one more round trip, and on until the queue is
 empty; and only then shut the listener.
 
-New connections are held off by the first method that works:
-
-=================  ==============  =============================================================================
-method             needs           while held off, a client's connect
-=================  ==============  =============================================================================
-``SYN filter``     CAP_NET_ADMIN   is dropped by a socket filter (``SO_ATTACH_FILTER``, ``socket(7)``); its kernel
-                                   retries after 1 s (RFC 6298) and is refused cleanly
-``listen(0)``      nothing         is still accepted now and then, one at a time, until the last moment: under a
-                                   connect storm about one reset in three stops remains
-=================  ==============  =============================================================================
+How new connections are held off, :mod:`~registry_drain.servers.listener.hold_off` says.
 
 Rules:
 
@@ -30,12 +21,9 @@ Rules:
 
 from __future__ import annotations
 
-import ctypes
 import queue
 import select
 import socket
-import struct
-import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -43,66 +31,16 @@ from typing import Generic, TypeVar
 
 from registry_drain.clock import Deadline
 from registry_drain.servers.base import ListenerClosure
+from registry_drain.servers.listener.hold_off import ROUND_TRIP, HoldOff, hold_off
 
 T = TypeVar("T")
-
-HoldOff = Callable[[socket.socket], "str | None"]
-"""Hold off new connections of a listening socket: return the method's name, or None if it cannot be had here.
-
-Handshakes under way must complete. It must not raise, and must leave the listener as it was when it returns None.
-"""
-
-ROUND_TRIP = 0.010
-"""Seconds to go on accepting: the last ACK of a handshake may be one round trip away. 10 ms is ten times that of a data
-centre; with it, 100 of 100 measured stops under a connect storm lost nothing.
-"""
 
 _OVERTIME_S = 0.050
 """A stop that has no time left (a second signal) still takes what the kernel has accepted: a matter of microseconds."""
 
-_ATTACH_FILTER = 26  # SO_ATTACH_FILTER, asm-generic/socket.h; Python has no name for it.
-# Classic BPF, run at the first byte of the TCP header: drop segments with SYN set and ACK clear (RFC 9293, 3.1).
-_DROP_PURE_SYN = (
-    (0x30, 0, 0, 13),  # load the flags
-    (0x54, 0, 0, 0x12),  # and SYN|ACK
-    (0x15, 0, 1, 0x02),  # is it SYN alone?
-    (0x06, 0, 0, 0),  # then keep 0 bytes: drop
-    (0x06, 0, 0, 0xFFFFFFFF),  # else keep all
-)
-
 
 class ListenerStoppedError(BaseException):
     """Ends an accept loop. Not an Exception: the serve loops of server libraries log those, and go on."""
-
-
-def hold_off_by_filter(listener: socket.socket) -> str | None:
-    """Drop new SYNs in the kernel, for IPv4, IPv6 and dual-stack listeners alike."""
-    if not sys.platform.startswith("linux"):
-        return None
-    program = b"".join(struct.pack("HBBI", *step) for step in _DROP_PURE_SYN)
-    buffer = ctypes.create_string_buffer(program)
-    # struct sock_fprog: an unsigned short and, aligned, a pointer.
-    fprog = struct.pack("HP", len(_DROP_PURE_SYN), ctypes.addressof(buffer))
-    try:
-        if listener.getsockopt(socket.SOL_SOCKET, socket.SO_PROTOCOL) != socket.IPPROTO_TCP:
-            return None
-        listener.setsockopt(socket.SOL_SOCKET, _ATTACH_FILTER, fprog)
-    except OSError:  # EPERM without CAP_NET_ADMIN
-        return None
-    return "SYN filter"
-
-
-def hold_off_by_backlog(listener: socket.socket) -> str | None:
-    """Shrink the queue to one place, as listen(2) may be called again."""
-    try:
-        listener.listen(0)
-    except OSError:
-        return None
-    return "listen(0)"
-
-
-DEFAULT_HOLD_OFFS: tuple[HoldOff, ...] = (hold_off_by_filter, hold_off_by_backlog)
-"""Best first."""
 
 
 class DrainableListener(Generic[T]):
@@ -114,11 +52,11 @@ class DrainableListener(Generic[T]):
         sock: the listening socket, in blocking mode. It stays the caller's to close, once ``accept`` has raised.
         accept_one: accepts one connection from ``sock`` (blocking as ``sock`` does), makes it known to whoever drains
             connections, and returns what the accept loop wants. Must be callable from two threads at once.
-        hold_offs: the methods to try, best first.
+        hold_offs: the methods to try, best first; None: all.
     """
 
     def __init__(
-        self, sock: socket.socket, accept_one: Callable[[], T], *, hold_offs: Sequence[HoldOff] = DEFAULT_HOLD_OFFS
+        self, sock: socket.socket, accept_one: Callable[[], T], *, hold_offs: Sequence[HoldOff] | None = None
     ) -> None:
         self._sock = sock
         self._accept_one = accept_one
@@ -169,7 +107,7 @@ class DrainableListener(Generic[T]):
             return self._closure
 
     def _stop(self, deadline: Deadline) -> ListenerClosure:
-        method = next((name for hold_off in self._hold_offs if (name := hold_off(self._sock))), "close")
+        method = hold_off(self._sock, self._hold_offs)
         # From here on nobody's accept may block: the accept loop could take what our poll has seen.
         self._sock.settimeout(0.0)
         self._is_stopping = True
@@ -214,9 +152,3 @@ class DrainableListener(Generic[T]):
         """Show whether it listens."""
         state = "listening" if not self._is_stopping else "stopping" if self._closure is None else self._closure.method
         return f"<DrainableListener {state}>"
-
-
-def bound_address(sock: socket.socket) -> tuple[str, int]:
-    """Return where a socket listens; for a Unix socket its path, and 0."""
-    address = sock.getsockname()
-    return (address[0], address[1]) if isinstance(address, tuple) else (str(address), 0)

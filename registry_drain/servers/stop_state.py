@@ -1,0 +1,76 @@
+"""What a server's handlers, middleware and adapter may know of its stop: the phase, and how long is left.
+
+Theory of operation: the stop routine tells the :class:`StopState` of the server's tracker each phase that it enters.
+Whoever has the server's :class:`~registry_drain.servers.in_flight.InFlight` asks; nobody else needs to be told. A
+server in several processes copies it from the one in which the stop runs to its workers.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+from registry_drain.phases import Phase
+
+logger = logging.getLogger(__name__)
+
+
+class StopState:
+    """Where the stop of one server is. Written by whoever stops the server, read from any thread without a lock.
+
+    Attributes:
+        phase: SERVING until the stop begins.
+        cut_off_at: when what is still in flight is cut off, on the tracker's clock; None until the stop begins. A
+            second signal brings it forward.
+    """
+
+    def __init__(self, now: Callable[[], float]) -> None:
+        """Serve; ``now`` is the tracker's clock."""
+        self.phase = Phase.SERVING
+        self.cut_off_at: float | None = None
+        self._now = now
+        self._watchers: tuple[Callable[[Phase], object], ...] = ()
+
+    @property
+    def is_stopping(self) -> bool:
+        """Whether the stop has begun: readiness checks should answer no, while requests are served normally."""
+        return self.phase.is_stopping
+
+    @property
+    def is_delisted(self) -> bool:
+        """Whether the instance has left its registries: from now on clients are sent away, politely."""
+        return self.phase.value >= Phase.PROPAGATING.value
+
+    @property
+    def is_draining(self) -> bool:
+        """Whether the listener is closed: what streams, or waits for more work, should come to an end."""
+        return self.phase.value >= Phase.DRAINING.value
+
+    def time_left(self) -> float | None:
+        """Return the seconds until what is in flight is cut off, never below zero; None if no stop has begun."""
+        return None if self.cut_off_at is None else max(self.cut_off_at - self._now(), 0.0)
+
+    def watch(self, callback: Callable[[Phase], object]) -> None:
+        """Call ``callback`` with each phase entered from now on, in the stop's thread. It must not block.
+
+        What it raises is logged.
+        """
+        self._watchers += (callback,)
+
+    def enter(self, phase: Phase, cut_off_at: float | None = None) -> None:
+        """Note that ``phase`` begins, unless a later one has; ``cut_off_at`` None leaves that instant as it is."""
+        if cut_off_at is not None:
+            self.cut_off_at = cut_off_at
+        if phase.value <= self.phase.value:
+            return
+        self.phase = phase
+        for watcher in self._watchers:
+            try:
+                watcher(phase)
+            except Exception:  # noqa: PERF203 - somebody else's code; the stop goes on
+                logger.exception("%r failed at %s", watcher, phase.name)
+
+    def __repr__(self) -> str:
+        """Show the phase and what is left."""
+        left = self.time_left()
+        return f"<StopState {self.phase.name}{'' if left is None else f' time_left={left:.1f}s'}>"
