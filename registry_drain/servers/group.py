@@ -1,0 +1,131 @@
+"""Several servers of one process stopped as one: an RPC port and an admin port, under one budget, in one report.
+
+Theory of operation: a group is a :class:`~registry_drain.servers.base.DrainableServer` of servers. Each step is done to
+all of them at the same time, each in a thread of its own, so a server that is slow or broken costs the others nothing;
+what goes wrong in one is said with its name, after the others are done.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from typing import Generic, TypeVar
+
+from registry_drain.clock import SYSTEM_CLOCK, Clock, Deadline
+from registry_drain.errors import ConfigurationError, ServerError
+from registry_drain.phases import Phase
+from registry_drain.servers.base import DrainableServer, ListenerClosure
+from registry_drain.servers.in_flight import InFlight, InFlightRequest
+
+T = TypeVar("T")
+
+
+class ServerGroup:
+    """Drains several servers as one. Thread-safe.
+
+    Args:
+        servers: by the name that the report gives them. The first one's address is what gets registered.
+        clock: for the instants of requests; the servers' own.
+
+    Raises:
+        ConfigurationError: there is none.
+    """
+
+    def __init__(self, servers: Mapping[str, DrainableServer], *, clock: Clock = SYSTEM_CLOCK) -> None:
+        if not servers:
+            raise ConfigurationError("a group needs at least one server")
+        self._servers = dict(servers)
+        self._in_flight = InFlight(clock=clock)
+        for server in self._servers.values():
+            self._in_flight.include(server.in_flight)
+        self._in_flight.stop_state.watch(self._pass_on)
+
+    @property
+    def in_flight(self) -> InFlight:
+        """All servers' requests together."""
+        return self._in_flight
+
+    def start(self) -> tuple[str, int]:
+        """Start one after the other; return the first one's bound address and port.
+
+        If one fails those before it are stopped again.
+
+        Raises:
+            OSError: an address cannot be bound.
+            ServerError: one was started or stopped before.
+        """
+        bound: list[tuple[str, int]] = []
+        started: list[DrainableServer] = []
+        try:
+            for server in self._servers.values():
+                bound.append(server.start())
+                started.append(server)
+        except BaseException:
+            for server in started:
+                with suppress(Exception):
+                    server.cut_off()
+            raise
+        return bound[0]
+
+    def use_loop(self, loop: object) -> None:
+        """Give the application's event loop to those that can use it; see :class:`ServerLoop`."""
+        for server in self._servers.values():
+            use_loop = getattr(server, "use_loop", None)
+            if use_loop is not None:
+                use_loop(loop)
+
+    def close_listener(self, deadline: Deadline) -> ListenerClosure:
+        """Close all listeners; the closure's method says each server's."""
+        closures = self._all(lambda server: server.close_listener(deadline))
+        return ListenerClosure(
+            ", ".join(f"{name}: {closure.method}" for name, closure in closures.items()),
+            sum(closure.accepted for closure in closures.values()),
+            all(closure.is_clean for closure in closures.values()),
+        )
+
+    def drain(self, deadline: Deadline) -> bool:
+        """Drain all of them; True if every one finished."""
+        return all(self._all(lambda server: server.drain(deadline)).values())
+
+    def cut_off(self) -> tuple[InFlightRequest, ...]:
+        """Cut off what is left of each."""
+        cut = self._all(lambda server: server.cut_off())
+        return tuple(sorted((each for one in cut.values() for each in one), key=lambda request: request.started_at))
+
+    def _pass_on(self, phase: Phase) -> None:
+        for server in self._servers.values():
+            server.in_flight.stop_state.enter(phase, self._in_flight.stop_state.cut_off_at)
+
+    def _all(self, step: Callable[[DrainableServer], T]) -> dict[str, T]:
+        steps = {name: _Step(name, server, step) for name, server in self._servers.items()}
+        for each in steps.values():
+            each.join()
+        failures = [f"{name}: {each.error}" for name, each in steps.items() if each.error is not None]
+        if failures:
+            raise ServerError("; ".join(failures))
+        return {name: each.value[0] for name, each in steps.items()}
+
+    def __repr__(self) -> str:
+        """Show the servers."""
+        return f"<ServerGroup {self._servers!r}>"
+
+
+class _Step(Generic[T]):
+    """One step of one server, in a thread of its own."""
+
+    def __init__(self, name: str, server: DrainableServer, step: Callable[[DrainableServer], T]) -> None:
+        self.value: list[T] = []
+        self.error: Exception | None = None
+        self._work = lambda: step(server)
+        self._thread = threading.Thread(target=self._run, name=f"registry-drain-group-{name}", daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        try:
+            self.value.append(self._work())
+        except Exception as error:  # noqa: BLE001 - said by the group, with the server's name
+            self.error = error
+
+    def join(self) -> None:
+        self._thread.join()
