@@ -10,6 +10,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from functools import partial
 from typing import Generic, TypeVar
 
 from registry_drain.clock import SYSTEM_CLOCK, Clock, Deadline
@@ -94,8 +95,9 @@ class ServerGroup:
         return tuple(sorted((each for one in cut.values() for each in one), key=lambda request: request.started_at))
 
     def _pass_on(self, phase: Phase) -> None:
+        cut_off_at = self._in_flight.stop_state.cut_off_at
         for server in self._servers.values():
-            server.in_flight.stop_state.enter(phase, self._in_flight.stop_state.cut_off_at)
+            server.in_flight.stop_state.enter(phase, cut_off_at)
 
     def _all(self, step: Callable[[DrainableServer], T]) -> dict[str, T]:
         steps = {name: _Step(name, server, step) for name, server in self._servers.items()}
@@ -117,7 +119,7 @@ class _Step(Generic[T]):
     def __init__(self, name: str, server: DrainableServer, step: Callable[[DrainableServer], T]) -> None:
         self.value: list[T] = []
         self.error: Exception | None = None
-        self._work = lambda: step(server)
+        self._work: Callable[[], T] = partial(step, server)
         self._thread = threading.Thread(target=self._run, name=f"registry-drain-group-{name}", daemon=True)
         self._thread.start()
 

@@ -51,9 +51,9 @@ class StopState:
         return None if self.cut_off_at is None else max(self.cut_off_at - self._now(), 0.0)
 
     def watch(self, callback: Callable[[Phase], object]) -> None:
-        """Call ``callback`` with each phase entered from now on, in the stop's thread. It must not block.
+        """Call ``callback`` with each phase entered from now on, and with the same again when the stop is hurried.
 
-        What it raises is logged.
+        In whatever thread that happens. It must not block; what it raises is logged.
         """
         self._watchers += (callback,)
 
@@ -64,6 +64,14 @@ class StopState:
         if phase.value <= self.phase.value:
             return
         self.phase = phase
+        self._tell(phase)
+
+    def hurry(self, cut_off_at: float) -> None:
+        """Note that what is in flight is cut off earlier, whatever the phase."""
+        self.cut_off_at = cut_off_at
+        self._tell(self.phase)
+
+    def _tell(self, phase: Phase) -> None:
         for watcher in self._watchers:
             try:
                 watcher(phase)

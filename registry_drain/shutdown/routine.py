@@ -168,7 +168,7 @@ class StopRoutine:
         # Only now: a stop that begins with this is hurried from its first step on.
         self.request_stop(reason)
         # What is in flight learns it now; the phase stays the stop's thread's to tell.
-        self._server.in_flight.stop_state.cut_off_at = self._hurried_at
+        self._server.in_flight.stop_state.hurry(self._hurried_at)
         self._nudge.set()
         self._emit(events.StopHurried(reason))
 
