@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from registry_drain.cli.demo.course import verdict
+from registry_drain.cli.demo.fleet import report_in
 from registry_drain.cli.demo.load import Sample
 from registry_drain.cli.demo.tally import Stop, Tally, percentile
 from tests.cli.running import Ran, Run, run_script, script
@@ -33,7 +34,7 @@ def _check(ran: Ran, restarts: int = 4) -> None:
         assert side["stop_longest"] >= side["stop_median"] > 0
         assert side["p99"] > 0
     assert naive["failed"] == sum(naive["failures"].values()) > 0
-    assert (drained["failed"], drained["failures"], drained["unclean_stops"]) == (0, {}, 0)
+    assert (drained["failed"], drained["failures"], drained["unclean_reports"]) == (0, {}, [])
 
 
 def test_on_the_embedded_registry() -> None:
@@ -157,7 +158,7 @@ def test_a_tally() -> None:
         Sample(11.5, 9.0, "cut off"),
         Sample(12.5, 0.4, ""),
     ]
-    tally = Tally.of(samples, [Stop(10.0, 12.0, 0), Stop(20.0, 23.0, 1), Stop(30.0, 31.0, 0)])
+    tally = Tally.of(samples, [Stop(10.0, 12.0, 0), Stop(20.0, 23.0, 1, "cut off"), Stop(30.0, 31.0, 0)])
     assert tally == Tally(
         restarts=3,
         requests=6,
@@ -168,7 +169,17 @@ def test_a_tally() -> None:
         stop_median=2.0,
         stop_longest=3.0,
         unclean_stops=1,
+        unclean_reports=("cut off",),
     )
+
+
+def test_what_an_unclean_instance_said() -> None:
+    """Its report, from the first line to the last; an instance that was killed made none."""
+    report = ["99 ms MainThread: stopped (SIGTERM) in 3 s of 30 s: INCOMPLETE", "  draining 2 s", "  cut off  work()"]
+    assert report_in(["1 ms registered", *report]) == "\n".join(report)
+    assert report_in([f"line {number}" for number in range(20)]).splitlines() == [
+        f"line {number}" for number in range(10, 20)
+    ]
 
 
 def test_an_empty_tally() -> None:

@@ -39,6 +39,8 @@ def run(options: argparse.Namespace, output: Output, document: Document) -> Verd
         if tally.failures:
             kinds = ", ".join(f"{count} {kind}" for kind, count in tally.failures.items())
             output.say(f"{style.value}: {kinds}")
+    for report in tallies[Style.DRAINED].unclean_reports:
+        output.say(f"an instance that did not stop cleanly said:\n{report}")
     return verdict(tallies[Style.DRAINED])
 
 

@@ -32,6 +32,8 @@ STOP_TIMEOUT = 60.0
 """Seconds; twice the instances' grace period, so that whoever is killed has broken its promise."""
 END_TIMEOUT = 5.0
 """Seconds for what is still running when the demo ends, before it is killed."""
+_LAST_LINES = 10
+"""Lines of its log that stand for the report of an instance which did not get to make one."""
 _LOOK_EVERY = 0.05
 """Seconds between two looks whether a process that is awaited has died."""
 
@@ -74,8 +76,21 @@ class _Process:
 
     def last_words(self) -> str:
         """Return the last line it wrote."""
-        lines = self.log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+        lines = self._lines()
         return lines[-1] if lines else "it said nothing"
+
+    def report(self) -> str:
+        """Return what it said of its stop."""
+        return report_in(self._lines())
+
+    def _lines(self) -> list[str]:
+        return self.log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+
+
+def report_in(log: list[str]) -> str:
+    """Return the report of the stop that ``log`` ends with; without one, its last lines."""
+    begins = [number for number, line in enumerate(log) if ": stopped (" in line]
+    return "\n".join(log[begins[-1] :] if begins else log[-_LAST_LINES:])
 
 
 class Fleet:
@@ -117,7 +132,7 @@ class Fleet:
         began_at = self._clock.now()
         process.terminate()
         status = process.end(STOP_TIMEOUT)
-        stop = Stop(began_at, self._clock.now(), status)
+        stop = Stop(began_at, self._clock.now(), status, process.report())
         del self._processes[slot]
         successor = self._start_one(slot)
         self._await_listed([successor])

@@ -13,11 +13,12 @@ from registry_drain.cli.demo.load import Sample
 
 @dataclass(frozen=True, slots=True)
 class Stop:
-    """One instance's stop: from SIGTERM to the end of the process, on the demo's clock, and its exit status."""
+    """One instance's stop: from SIGTERM to the end of the process, on the demo's clock, its exit status and report."""
 
     began_at: float
     ended_at: float
     exit_status: int
+    report: str = ""
 
     @property
     def seconds(self) -> float:
@@ -39,6 +40,7 @@ class Tally:
         stop_median: from SIGTERM to the end of the process.
         stop_longest: the same.
         unclean_stops: processes that exited with a status other than 0.
+        unclean_reports: what each of them said of its stop.
     """
 
     restarts: int
@@ -50,6 +52,7 @@ class Tally:
     stop_median: float | None
     stop_longest: float | None
     unclean_stops: int
+    unclean_reports: tuple[str, ...]
 
     @classmethod
     def of(cls, samples: Sequence[Sample], stops: Sequence[Stop]) -> Tally:
@@ -67,6 +70,7 @@ class Tally:
             stop_median=statistics.median(took) if took else None,
             stop_longest=max(took, default=None),
             unclean_stops=sum(1 for stop in stops if stop.exit_status != 0),
+            unclean_reports=tuple(stop.report for stop in stops if stop.exit_status != 0),
         )
 
 
