@@ -9,16 +9,19 @@ from registry_drain.servers.listener.drainable import DrainableListener, Listene
 from registry_drain.servers.listener.hold_off import (
     DEFAULT_HOLD_OFFS,
     ROUND_TRIP,
+    HeldOff,
     HoldOff,
     hold_off,
     hold_off_by_backlog,
     hold_off_by_filter,
+    prepare,
 )
 
 __all__ = [
     "DEFAULT_HOLD_OFFS",
     "ROUND_TRIP",
     "DrainableListener",
+    "HeldOff",
     "HoldOff",
     "ListenerStoppedError",
     "backlog_length",
@@ -27,4 +30,5 @@ __all__ = [
     "hold_off_by_backlog",
     "hold_off_by_filter",
     "listening_sockets",
+    "prepare",
 ]

@@ -107,7 +107,7 @@ class DrainableListener(Generic[T]):
             return self._closure
 
     def _stop(self, deadline: Deadline) -> ListenerClosure:
-        method = hold_off(self._sock, self._hold_offs)
+        held = hold_off(self._sock, self._hold_offs)
         # From here on nobody's accept may block: the accept loop could take what our poll has seen.
         self._sock.settimeout(0.0)
         self._is_stopping = True
@@ -117,10 +117,11 @@ class DrainableListener(Generic[T]):
         except OSError:
             # Not Linux: only close() ends the listening, and wakes whoever sleeps in accept.
             self._sock.close()
+        held.close()
         # The accept loop may hold a connection that it has not made known yet.
         is_outside = self._is_outside.wait(_OVERTIME_S) or deadline.wait(self._is_outside)
         self._handed_over.put(None)
-        return ListenerClosure(method, accepted, is_clean and is_outside)
+        return ListenerClosure(held.method, accepted, is_clean and is_outside)
 
     def _take_backlog(self, deadline: Deadline) -> tuple[int, bool]:
         # Real time besides the deadline's: this waits for packets on a wire, and they do not jump.

@@ -19,9 +19,35 @@ import socket
 import struct
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
-HoldOff = Callable[[socket.socket], "str | None"]
-"""Hold off new connections of a listening socket: return the method's name, or None if it cannot be had here.
+
+def _nothing() -> None:
+    """Release nothing."""
+
+
+@dataclass(frozen=True)
+class HeldOff:
+    """New connections are held off a listener.
+
+    Attributes:
+        method: how; shown in the report (``ListenerClosure.method``).
+        release: gives back what the method needs besides the listener.
+    """
+
+    method: str
+    release: Callable[[], None] = _nothing
+
+    def close(self) -> None:
+        """Release what holding off needed. Idempotent, never raises; from any thread.
+
+        Not before the listener has stopped listening (is shut down or closed), or clients get in again.
+        """
+        self.release()
+
+
+HoldOff = Callable[[socket.socket], "HeldOff | None"]
+"""Hold off new connections of a listening socket; None if it cannot be done here.
 
 Handshakes under way must complete. It must not raise, and must leave the listener as it was when it returns None.
 """
@@ -42,7 +68,7 @@ _DROP_PURE_SYN = (
 )
 
 
-def hold_off_by_filter(listener: socket.socket) -> str | None:
+def hold_off_by_filter(listener: socket.socket) -> HeldOff | None:
     """Drop new SYNs in the kernel, for IPv4, IPv6 and dual-stack listeners alike."""
     if not sys.platform.startswith("linux"):
         return None
@@ -56,27 +82,34 @@ def hold_off_by_filter(listener: socket.socket) -> str | None:
         listener.setsockopt(socket.SOL_SOCKET, _ATTACH_FILTER, fprog)
     except OSError:  # EPERM without CAP_NET_ADMIN
         return None
-    return "SYN filter"
+    return HeldOff("SYN filter")
 
 
-def hold_off_by_backlog(listener: socket.socket) -> str | None:
+def hold_off_by_backlog(listener: socket.socket) -> HeldOff | None:
     """Shrink the queue to one place, as listen(2) may be called again."""
     try:
         listener.listen(0)
     except OSError:
         return None
-    return "listen(0)"
+    return HeldOff("listen(0)")
 
 
 DEFAULT_HOLD_OFFS: tuple[HoldOff, ...] = (hold_off_by_filter, hold_off_by_backlog)
 """Best first."""
 
 
-def hold_off(listener: socket.socket, methods: Sequence[HoldOff] | None = None) -> str:
-    """Hold off new connections by the first of ``methods`` that works; return its name, or ``"close"`` if none does.
+def hold_off(listener: socket.socket, methods: Sequence[HoldOff] | None = None) -> HeldOff:
+    """Hold off new connections by the first of ``methods`` that works; its method is ``"close"`` if none does.
 
     What is in the backlog, and handshakes under way, are not touched: go on accepting for :data:`ROUND_TRIP`, and on
-    until nothing comes, before closing.
+    until nothing comes; close the listener; and then :meth:`HeldOff.close` what this returned. Does not block.
     """
     chosen = DEFAULT_HOLD_OFFS if methods is None else methods
-    return next((name for method in chosen if (name := method(listener))), "close")
+    return next((held for method in chosen if (held := method(listener)) is not None), HeldOff("close"))
+
+
+def prepare(sock: socket.socket) -> None:
+    """Make ready a TCP socket that will listen, before it is bound; whoever binds a listener himself calls it.
+
+    Not needed for holding off, but some methods do better with it. Never raises.
+    """
