@@ -8,6 +8,7 @@ what goes wrong in one is said with its name, after the others are done.
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import partial
@@ -20,6 +21,9 @@ from registry_drain.servers.base import DrainableServer, ListenerClosure
 from registry_drain.servers.in_flight import InFlight, InFlightRequest
 
 T = TypeVar("T")
+
+_SHORT_S = 0.100
+"""A step that has no time to begin with (a second signal) may still take so much: more than a listener's own overtime."""
 
 
 class ServerGroup:
@@ -78,7 +82,7 @@ class ServerGroup:
 
     def close_listener(self, deadline: Deadline) -> ListenerClosure:
         """Close all listeners; the closure's method says each server's."""
-        closures = self._all(lambda server: server.close_listener(deadline))
+        closures = self._all(lambda server: server.close_listener(deadline.with_headroom()), deadline)
         return ListenerClosure(
             ", ".join(f"{name}: {closure.method}" for name, closure in closures.items()),
             sum(closure.accepted for closure in closures.values()),
@@ -87,7 +91,7 @@ class ServerGroup:
 
     def drain(self, deadline: Deadline) -> bool:
         """Drain all of them; True if every one finished."""
-        return all(self._all(lambda server: server.drain(deadline)).values())
+        return all(self._all(lambda server: server.drain(deadline.with_headroom()), deadline).values())
 
     def cut_off(self) -> tuple[InFlightRequest, ...]:
         """Cut off what is left of each."""
@@ -99,11 +103,10 @@ class ServerGroup:
         for server in self._servers.values():
             server.in_flight.stop_state.enter(phase, cut_off_at)
 
-    def _all(self, step: Callable[[DrainableServer], T]) -> dict[str, T]:
+    def _all(self, step: Callable[[DrainableServer], T], deadline: Deadline | None = None) -> dict[str, T]:
+        """Do ``step`` to all; raise, once each has ended or the deadline is past, if it failed for any."""
         steps = {name: _Step(name, server, step) for name, server in self._servers.items()}
-        for each in steps.values():
-            each.join()
-        failures = [f"{name}: {each.error}" for name, each in steps.items() if each.error is not None]
+        failures = [f"{name}: {error}" for name, each in steps.items() if (error := each.failure(deadline))]
         if failures:
             raise ServerError("; ".join(failures))
         return {name: each.value[0] for name, each in steps.items()}
@@ -118,16 +121,24 @@ class _Step(Generic[T]):
 
     def __init__(self, name: str, server: DrainableServer, step: Callable[[DrainableServer], T]) -> None:
         self.value: list[T] = []
-        self.error: Exception | None = None
+        self._error = ""
         self._work: Callable[[], T] = partial(step, server)
-        self._thread = threading.Thread(target=self._run, name=f"registry-drain-group-{name}", daemon=True)
-        self._thread.start()
+        self._has_ended = threading.Event()
+        self._short_until = time.monotonic() + _SHORT_S
+        threading.Thread(target=self._run, name=f"registry-drain-group-{name}", daemon=True).start()
 
     def _run(self) -> None:
         try:
             self.value.append(self._work())
         except Exception as error:  # noqa: BLE001 - said by the group, with the server's name
-            self.error = error
+            self._error = f"{type(error).__name__}: {error}"
+        finally:
+            self._has_ended.set()
 
-    def join(self) -> None:
-        self._thread.join()
+    def failure(self, deadline: Deadline | None) -> str:
+        """Wait for its end, without a deadline for ever; return what went wrong."""
+        if deadline is None:
+            self._has_ended.wait()
+        elif not (deadline.wait(self._has_ended) or self._has_ended.wait(max(self._short_until - time.monotonic(), 0))):
+            return "did not return in time"
+        return self._error
