@@ -23,7 +23,7 @@ from registry_drain.servers.in_flight import InFlight, InFlightRequest
 T = TypeVar("T")
 
 _SHORT_S = 0.100
-"""A step that has no time to begin with (a second signal) may still take so much: more than a listener's own overtime."""
+"""Seconds that a step may take which has no time to begin with (a second signal): more than a listener's overtime."""
 
 
 class ServerGroup:
