@@ -103,7 +103,9 @@ test-pythons: $(STAMP) ## the suite without servers, on every other Python 3.10 
 .PRECIOUS: .cache/venvs/python-%/.installed
 test-python-%: .cache/venvs/python-%/.installed
 	@mkdir -p $(LOGS)
-	@$(<D)/bin/python -m pytest -m 'not consul and not zookeeper and not slow' $(ARGS) $(LOGGED)
+	@# Sessions side by side would tidy up each other's temporary directories.
+	@own=$$(mktemp -d); trap 'rm -rf "$$own"' EXIT; $(<D)/bin/python -m pytest --basetemp="$$own/tests" \
+		-m 'not consul and not zookeeper and not slow' $(ARGS) $(LOGGED)
 
 test-wheel: $(STAMP) ## build the wheel, install it with every extra, try both commands
 	@.ci/smoke $(BIN)/python
