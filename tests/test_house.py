@@ -34,7 +34,7 @@ MAY_IMPORT: dict[str, set[str]] = {
 """``""`` is the package itself, ``registry_drain/__init__.py``."""
 SHARED = {
     "registries": {"base", "url", "retry"},
-    "servers": {"base", "in_flight", "listener", "connections", "current_request", "stop_state", "event_loop"},
+    "servers": {"base", "in_flight", "listener", "connections", "current_request", "stop_state", "event_loop", "http"},
 }
 """What every backend and every adapter may use; the rest of these rooms belongs to one backend or adapter each."""
 OPTIONAL = {

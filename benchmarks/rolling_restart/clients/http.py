@@ -74,7 +74,7 @@ class Client:
         """Whether the server has said goodbye: ``Connection: close``, or an end of file. Does not block."""
         if self._is_told_to_close:
             return True
-        self._sock.setblocking(False)
+        self._sock.settimeout(0.0)
         try:
             return self._sock.recv(1, socket.MSG_PEEK) == b""
         except BlockingIOError:

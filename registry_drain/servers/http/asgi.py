@@ -1,0 +1,239 @@
+"""ASGI middleware: counts requests and WebSockets, sends clients away politely, refuses what can no longer be served.
+
+Theory of operation: a request is in flight until the application returns, so what it does behind its answer (background
+tasks) is waited for, too. The stop runs in threads; the middleware watches the stop state, and does what is to do in
+the event loop that its first call came in. When draining begins WebSockets are closed, spread over time so that
+reconnecting clients do not all come at once; shortly before the cut-off, applications that wait for the end of their
+client (server-sent events, long polls) are told ``http.disconnect``; and :meth:`ASGIMiddleware.cut_off`, which the
+server's adapter calls, cancels the tasks of what is left, and awaits them.
+
+Rules:
+
+1. Nothing is added to a request's messages while the instance is listed, but a test of one flag.
+2. The middleware cancels nothing by itself: that belongs to the adapter, which knows when the drain is over.
+3. A cancelled request whose answer has not begun is answered, 503 and without ``Retry-After``: the application may have
+   done part of its work, so nobody is invited to send it again.
+4. One event loop for each middleware. Under other loops than asyncio (trio) it counts, refuses and sends
+   ``Connection: close``; it closes and cancels nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Coroutine, Iterable
+from contextlib import suppress
+
+from registry_drain.instance import format_endpoint
+from registry_drain.phases import Phase
+from registry_drain.servers.current_request import TrackedRequest, serving
+from registry_drain.servers.http.asgi_types import ASGIApplication, Receive, Scope, Send
+from registry_drain.servers.http.exchange import Exchange, answer, refuse_websocket
+from registry_drain.servers.http.policy import READY, REFUSAL, STOPPING, RequestPolicy, Verdict
+from registry_drain.servers.http.websocket import WebSocket
+from registry_drain.servers.in_flight import InFlight, InFlightRequest
+
+logger = logging.getLogger(__name__)
+
+_CLOSE_EVERY_S = 0.010
+_CLOSE_AT_ONCE = 20
+"""WebSockets that are closed together, and the seconds between two such batches: 2,000 in a second, or faster if half
+of the time that is left is not enough for all of them.
+"""
+
+_NOTICE_S = 1.0
+"""Seconds before the cut-off at which ``http.disconnect`` is told; a tenth of the drain if that is less."""
+
+
+class ASGIMiddleware:
+    """Wraps an ASGI 3 application. ``lifespan`` passes through.
+
+    Args:
+        app: the application.
+        in_flight: counts its requests, and knows where the stop is; a new one if None.
+        health_check_paths: exact paths that are no sign of callers.
+        readiness_path: is answered here, 200 or 503; see :class:`~registry_drain.servers.http.policy.RequestPolicy`.
+        refuses_when_sealed: refuse what comes once the listener is closed; see there.
+        retry_after: seconds; see there.
+
+    Attributes:
+        in_flight: the requests. A WebSocket is one, as long as it is open.
+
+    Raises:
+        ConfigurationError: see RequestPolicy.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApplication,
+        in_flight: InFlight | None = None,
+        *,
+        health_check_paths: Iterable[str] = (),
+        readiness_path: str = "",
+        refuses_when_sealed: bool = False,
+        retry_after: int = 1,
+    ) -> None:
+        self.in_flight = InFlight() if in_flight is None else in_flight
+        self._app = app
+        self._stop_state = self.in_flight.stop_state
+        self._policy = RequestPolicy(
+            self._stop_state,
+            health_check_paths=health_check_paths,
+            readiness_path=readiness_path,
+            refuses_when_sealed=refuses_when_sealed,
+            retry_after=retry_after,
+        )
+        self._exchanges: dict[int, Exchange] = {}
+        self._websockets: dict[int, WebSocket] = {}
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._has_looked_for_loop = False
+        self._closing: asyncio.Task[None] | None = None
+        self._stop_state.watch(self._on_phase)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request, WebSocket, or lifespan."""
+        kind = scope["type"]
+        if not self._has_looked_for_loop:
+            self._find_loop()
+        if kind == "http":
+            await self._serve_http(scope, receive, send)
+        elif kind == "websocket":
+            await self._serve_websocket(scope, receive, send)
+        else:
+            await self._app(scope, receive, send)
+
+    async def cut_off(self, timeout: float = 0.25) -> tuple[InFlightRequest, ...]:
+        """Cancel the tasks of what is in flight, wait at most ``timeout`` seconds for them, and return what it was.
+
+        For the server's adapter, in the event loop of the requests. A request that is still there afterwards ignores
+        its cancellation.
+        """
+        if self._closing is not None:
+            self._closing.cancel()
+        left = self.in_flight.snapshot()
+        me = asyncio.current_task() if self._loop is not None else None
+        tasks = []
+        served: list[Exchange | WebSocket] = [*self._exchanges.values(), *self._websockets.values()]
+        for each in served:
+            if each.task is not None and each.task is not me:
+                each.is_cut = True
+                each.task.cancel()
+                tasks.append(each.task)
+        if tasks:
+            _, stuck = await asyncio.wait(tasks, timeout=timeout)
+            for task in stuck:
+                logger.warning("%r does not end although it was cancelled", task)
+        return left
+
+    async def _serve_http(self, scope: Scope, receive: Receive, send: Send) -> None:
+        path: str = scope["path"]
+        policy, state = self._policy, self._stop_state
+        if state.is_stopping or policy.readiness_path:
+            verdict = policy.verdict(path)
+            if verdict is Verdict.REFUSE:
+                await answer(scope, receive, send, 503, REFUSAL, retry_after=policy.retry_after)
+                return
+            if verdict is Verdict.ANSWER_READINESS:
+                status, body = (503, STOPPING) if state.is_stopping else (200, READY)
+                await answer(scope, receive, send, status, body, retry_after=policy.retry_after)
+                return
+        in_flight = self.in_flight
+        is_health_check = path in policy.health_check_paths
+        key = in_flight.begin(f"{scope['method']} {path}", _peer(scope), is_health_check=is_health_check)
+        token = serving.set(TrackedRequest(in_flight, key))
+        exchange = self._exchanges[key] = Exchange(scope, receive, send, state)
+        if self._loop is not None:
+            exchange.task = asyncio.current_task()
+            receive = exchange.receive
+        try:
+            await self._app(scope, receive, exchange.send)
+        except asyncio.CancelledError:
+            if not exchange.is_cut:
+                raise
+            await exchange.cut()
+        finally:
+            del self._exchanges[key]
+            serving.reset(token)
+            in_flight.end(key)
+
+    async def _serve_websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
+        path: str = scope["path"]
+        if self._stop_state.is_draining or self._policy.verdict(path) is Verdict.REFUSE:
+            await refuse_websocket(scope, receive, send, retry_after=self._policy.retry_after)
+            return
+        in_flight = self.in_flight
+        key = in_flight.begin(f"WEBSOCKET {path}", _peer(scope))
+        token = serving.set(TrackedRequest(in_flight, key))
+        websocket = self._websockets[key] = WebSocket(receive, send)
+        websocket.task = asyncio.current_task() if self._loop is not None else None
+        try:
+            await self._app(scope, websocket.receive, websocket.send)
+        except asyncio.CancelledError:
+            if not websocket.is_cut:
+                raise
+            with suppress(OSError):
+                await websocket.close_now()
+        finally:
+            del self._websockets[key]
+            serving.reset(token)
+            in_flight.end(key)
+
+    def _find_loop(self) -> None:
+        self._has_looked_for_loop = True
+        with suppress(RuntimeError):
+            self._loop = asyncio.get_running_loop()
+        if self._stop_state.is_draining:
+            self._begin_closing()
+
+    def _on_phase(self, phase: Phase) -> None:
+        # In the stop's thread.
+        if phase.value >= Phase.DRAINING.value and self._loop is not None:
+            with suppress(RuntimeError):  # closed: nothing is in flight there
+                self._loop.call_soon_threadsafe(self._begin_closing)
+
+    def _begin_closing(self) -> None:
+        """Begin, or begin again because there is less time than it seemed."""
+        if self._loop is None or self._stop_state.phase.value > Phase.DRAINING.value:
+            return
+        if self._closing is not None:
+            self._closing.cancel()
+        self._closing = self._loop.create_task(self._send_away())
+
+    async def _send_away(self) -> None:
+        """Close WebSockets, some at a time; insist at half of the time; tell the rest shortly before the end."""
+        left = self._stop_state.time_left() or 0.0
+        ends_at = asyncio.get_running_loop().time() + left
+        websockets = list(self._websockets.values())
+        random.shuffle(websockets)
+        batch = max(_CLOSE_AT_ONCE, int(len(websockets) * _CLOSE_EVERY_S / max(left / 2, _CLOSE_EVERY_S)) + 1)
+        for start in range(0, len(websockets), batch):
+            if start:
+                await asyncio.sleep(_CLOSE_EVERY_S)
+            await _all(websocket.close() for websocket in websockets[start : start + batch])
+        await _sleep_until(ends_at - left / 2)
+        await _all(websocket.close_now() for websocket in list(self._websockets.values()))
+        await _sleep_until(ends_at - min(_NOTICE_S, left / 10))
+        for exchange in list(self._exchanges.values()):
+            exchange.disconnect()
+
+    def __repr__(self) -> str:
+        """Show the application and the counts."""
+        return f"<ASGIMiddleware {self._app!r} in_flight={self.in_flight.count} websockets={len(self._websockets)}>"
+
+
+def _peer(scope: Scope) -> str:
+    client = scope.get("client")
+    return format_endpoint(client[0], client[1]) if client and client[1] else client[0] if client else ""
+
+
+async def _all(closings: Iterable[Coroutine[object, object, None]]) -> None:
+    """Close together: a client that reads nothing must not keep the next one waiting."""
+    for outcome in await asyncio.gather(*closings, return_exceptions=True):
+        # The client is gone, or the application was faster: servers tell the latter by RuntimeError.
+        if isinstance(outcome, Exception) and not isinstance(outcome, OSError | RuntimeError):
+            logger.error("a WebSocket could not be closed: %r", outcome)
+
+
+async def _sleep_until(instant: float) -> None:
+    await asyncio.sleep(max(instant - asyncio.get_running_loop().time(), 0.0))

@@ -1,0 +1,145 @@
+"""One HTTP request of an ASGI application: what the middleware adds to its messages, and the answers that it gives.
+
+Theory of operation: once the body has been read to its end, an application that asks for another message waits for its
+client to leave (``http.disconnect``). Only then there is something to race against, the end of the drain; before, the
+server's own messages pass.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+
+from registry_drain.servers.http.asgi_types import Message, Receive, Scope, Send
+from registry_drain.servers.http.policy import UNREAD_LIMIT
+from registry_drain.servers.stop_state import StopState
+
+CUT_OFF = b"cut off: this instance is stopping\n"
+
+
+class Exchange:
+    """Stands between an application and its server for one request. For one event loop, whose tasks may share it.
+
+    Attributes:
+        task: serves it; None where the loop is not asyncio's.
+        is_cut: the middleware has cancelled it.
+    """
+
+    __slots__ = (
+        "_disconnected",
+        "_has_started",
+        "_is_body_read",
+        "_is_http_1",
+        "_is_over",
+        "_receive",
+        "_send",
+        "_state",
+        "is_cut",
+        "task",
+    )
+
+    def __init__(self, scope: Scope, receive: Receive, send: Send, state: StopState) -> None:
+        """Take the server's two ends."""
+        self._is_http_1 = is_http_1(scope)
+        self._receive = receive
+        self._send = send
+        self._state = state
+        self._is_body_read = False
+        self._has_started = False
+        self._is_over = False
+        self._disconnected: asyncio.Event | None = None
+        self.task: asyncio.Task[object] | None = None
+        self.is_cut = False
+
+    async def send(self, message: Message) -> None:
+        """Send for the application; with ``Connection: close`` once the instance is delisted."""
+        if not self._has_started and message["type"] == "http.response.start":
+            self._has_started = True
+            if self._is_http_1 and self._state.is_delisted:
+                message = with_close(message)
+        await self._send(message)
+
+    async def receive(self) -> Message:
+        """Return the next message, for the application."""
+        if self._is_body_read:
+            return await self._until_disconnected()
+        message = await self._receive()
+        if not message.get("more_body", False):
+            self._is_body_read = True
+        return message
+
+    def disconnect(self) -> None:
+        """Tell an application that waits for its client to leave, or will do so, that it has."""
+        self._is_over = True
+        if self._disconnected is not None:
+            self._disconnected.set()
+
+    async def cut(self) -> None:
+        """Answer what was cancelled, if its answer has not begun."""
+        if self._has_started:
+            return
+        self._has_started = True
+        message: Message = {
+            "type": "http.response.start",
+            "status": 503,
+            "headers": [(b"content-type", b"text/plain; charset=utf-8"), (b"content-length", b"%d" % len(CUT_OFF))],
+        }
+        with suppress(OSError):
+            await self._send(with_close(message) if self._is_http_1 else message)
+            await self._send({"type": "http.response.body", "body": CUT_OFF})
+
+    async def _until_disconnected(self) -> Message:
+        if self._disconnected is None:
+            self._disconnected = asyncio.Event()
+        if self._is_over:
+            return {"type": "http.disconnect"}
+        asking = asyncio.ensure_future(self._receive())
+        waiting = asyncio.ensure_future(self._disconnected.wait())
+        try:
+            await asyncio.wait({asking, waiting}, return_when=asyncio.FIRST_COMPLETED)
+            return asking.result() if asking.done() else {"type": "http.disconnect"}
+        finally:
+            for task in (asking, waiting):
+                task.cancel()
+            await asyncio.wait({asking, waiting})
+
+
+def is_http_1(scope: Scope) -> bool:
+    """Whether the connection is the client's alone, so that a header can close it; HTTP/2 has GOAWAY."""
+    return str(scope.get("http_version", "1.1")).startswith("1")
+
+
+def with_close(message: Message) -> Message:
+    """Return ``http.response.start`` with ``Connection: close``; an upgrade is left as it is."""
+    headers = list(message.get("headers", ()))
+    if any(name.lower() == b"connection" and b"upgrade" in value.lower() for name, value in headers):
+        return message
+    kept = [(name, value) for name, value in headers if name.lower() != b"connection"]
+    return {**message, "headers": [*kept, (b"connection", b"close")]}
+
+
+async def answer(scope: Scope, receive: Receive, send: Send, status: int, body: bytes, *, retry_after: str) -> None:
+    """Answer a request that the application does not see: a readiness check, or 503 with ``Retry-After``."""
+    received = 0
+    while received <= UNREAD_LIMIT:
+        message = await receive()
+        received += len(message.get("body", b""))
+        if not message.get("more_body", False):
+            break
+    headers = [(b"content-type", b"text/plain; charset=utf-8"), (b"content-length", b"%d" % len(body))]
+    if status == 503:
+        headers.append((b"retry-after", retry_after.encode()))
+    start: Message = {"type": "http.response.start", "status": status, "headers": headers}
+    await send(with_close(start) if status == 503 and is_http_1(scope) else start)
+    await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else body})
+
+
+async def refuse_websocket(scope: Scope, receive: Receive, send: Send, *, retry_after: str) -> None:
+    """Refuse a handshake: 503 where the server can say that, else what it says for a close (403)."""
+    await receive()
+    if "websocket.http.response" in scope.get("extensions", {}):
+        headers = [(b"content-length", b"0"), (b"retry-after", retry_after.encode()), (b"connection", b"close")]
+        await send({"type": "websocket.http.response.start", "status": 503, "headers": headers})
+        await send({"type": "websocket.http.response.body", "body": b""})
+    else:
+        await send({"type": "websocket.close", "code": 1001})
