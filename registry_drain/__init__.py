@@ -2,7 +2,8 @@
 
 The map of the house, from the outside in:
 
-- :mod:`registry_drain.service`: :func:`serve` and :class:`Service` join a server, its registries and its stop.
+- :mod:`registry_drain.service`: :func:`serve` and :class:`Service` join a server, its registries and its stop;
+  :mod:`registry_drain.async_service`: :func:`serve_async` and :class:`AsyncService` for asyncio applications.
 - :mod:`registry_drain.shutdown`: the stop: phases, budget, observers, report, signals. Knows no registry and no server.
 - :mod:`registry_drain.registries`: where instances are listed: Consul, ZooKeeper, a local directory; by URL.
 - :mod:`registry_drain.servers`: what is drained: one adapter for each server library.
@@ -14,6 +15,7 @@ Importing it changes nothing in the process: no signal handler, no thread, no lo
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from registry_drain.async_service import AsyncService, serve_async
     from registry_drain.clock import Clock, Deadline
     from registry_drain.errors import ConfigurationError, RegistryDrainError, RegistryError
     from registry_drain.instance import ServiceInstance
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
+    "AsyncService": "async_service",
+    "serve_async": "async_service",
     "Clock": "clock",
     "Deadline": "clock",
     "ConfigurationError": "errors",
@@ -45,6 +49,7 @@ _HOMES = {
 """Where each public name lives. They are imported when first used, so that a command starts at once."""
 
 __all__ = [
+    "AsyncService",
     "Clock",
     "ConfigurationError",
     "Deadline",
@@ -60,6 +65,7 @@ __all__ = [
     "__version__",
     "open_registry",
     "serve",
+    "serve_async",
 ]
 
 if not TYPE_CHECKING:  # a type checker would take any misspelled name for a public one

@@ -129,16 +129,26 @@ class Service:
 
     def run(self) -> ShutdownReport:
         """Serve until stopped; see :func:`serve`."""
+        if self._signals is None:
+            return self.run_without_signals()
         try:
-            if self._signals:
+            try:
                 self._signals.install()
+            except BaseException:
+                self.abandon_start()
+                raise
+            return self.run_without_signals()
+        finally:
+            self.end_watchdog(is_process_ending=bool(self._signals.received))
+            self._signals.uninstall()
+
+    def run_without_signals(self) -> ShutdownReport:
+        """Serve until stopped, in any thread: the caller handles signals, and calls :meth:`end_watchdog` in the end."""
+        try:
             self._start()
         except BaseException as error:
             if not (self.routine.is_stopping and isinstance(error, RegistryDrainError)):
-                # Nothing may be left behind by a start that failed, least of all an entry in a registry.
-                self.routine.hurry("start failed")
-                self.routine.wait()
-                self._close()
+                self.abandon_start()
                 raise
             # Somebody asked for the stop meanwhile, and what fails after that fails because of it: no error.
             logger.info("stopped while starting: %s", error)
@@ -154,6 +164,20 @@ class Service:
                 logger.log(logging.INFO if report.is_clean else logging.WARNING, "%s", report)
                 self._close()
         return report
+
+    def end_watchdog(self, *, is_process_ending: bool) -> None:
+        """Let the process live on after the stop, unless it is expected to be gone by the deadline: a signal came.
+
+        Then the watchdog stays on: a thread of somebody's that does not end must not keep it.
+        """
+        if self._watchdog is not None and not is_process_ending:
+            self._watchdog.disarm()
+
+    def abandon_start(self) -> None:
+        """Leave nothing behind of a start that failed, least of all an entry in a registry."""
+        self.routine.hurry("start failed")
+        self.routine.wait()
+        self._close()
 
     def _finish_stop(self) -> None:
         try:
@@ -200,13 +224,6 @@ class Service:
             call.wait()
             if call.detail:
                 logger.warning("%s: %s: %s", call.name, call.outcome.value, call.detail)
-        if self._signals is None or self._watchdog is None:
-            return
-        # After a signal the process is expected to be gone by the deadline, so the watchdog stays on: a thread of
-        # somebody's that does not end must not keep it.
-        if not self._signals.received:
-            self._watchdog.disarm()
-        self._signals.uninstall()
 
     def _close_again(self, deadline: Deadline) -> None:
         # The stop overtook a server that was still starting, and found nothing to close.

@@ -26,15 +26,33 @@ MAY_IMPORT: dict[str, set[str]] = {
     "shutdown": FACTS | {"registries.base", "servers.base", "servers.in_flight"},
     "persistent_registration": FACTS | {"registries.base", "registries.retry", "shutdown.events"},
     "service": FACTS | {"persistent_registration", "shutdown", "registries.base", "registries.url", "servers.base"},
+    "async_service": FACTS
+    | {
+        "service",
+        "shutdown",
+        "registries.base",
+        "servers.base",
+        "servers.current_request",
+    },
     "cli": FACTS | {"service", "shutdown", "registries", "servers", ""},
     "__main__": {"cli"},
-    "": FACTS | {"service", "shutdown", "registries.base", "registries.url", "servers.base"},
+    "": FACTS | {"service", "async_service", "shutdown", "registries.base", "registries.url", "servers.base"},
     "testing": FACTS | {"registries.base", "registries.retry", "servers.base", "servers.in_flight"},
 }
 """``""`` is the package itself, ``registry_drain/__init__.py``."""
 SHARED = {
     "registries": {"base", "url", "retry"},
-    "servers": {"base", "in_flight", "listener", "connections", "current_request", "stop_state", "event_loop", "http"},
+    "servers": {
+        "base",
+        "in_flight",
+        "listener",
+        "connections",
+        "current_request",
+        "stop_state",
+        "event_loop",
+        "http",
+        "asyncio_listeners",
+    },
 }
 """What every backend and every adapter may use; the rest of these rooms belongs to one backend or adapter each."""
 OPTIONAL = {
@@ -42,6 +60,9 @@ OPTIONAL = {
     "requests": {"registries.consul"},
     "kazoo": {"registries.zookeeper", "cli.demo"},
     "thrift": {"servers.thrift_server", "cli.demo"},
+    "uvicorn": {"servers.uvicorn_server"},
+    "hypercorn": {"servers.hypercorn_server"},
+    "granian": {"servers.granian_server"},
     "rich": {"cli"},
 }
 """Which modules may import an optional library, by prefix."""

@@ -96,6 +96,7 @@ class InFlight:
         self._last_arrival_at: float | None = None
         self._waiters: list[threading.Event] = []
         self._sources: tuple[RequestSource, ...] = ()
+        self._loop_threads: frozenset[int] = frozenset()
 
     def include(self, source: RequestSource) -> None:
         """Count what ``source`` knows, too. Before the first request."""
@@ -178,9 +179,18 @@ class InFlight:
         """Return the requests in flight, oldest first."""
         return tuple(sorted(self.requests(), key=lambda request: request.started_at))
 
+    def add_loop_thread(self, thread_id: int) -> None:
+        """Note that an event loop in this thread serves requests, so that nothing may block there."""
+        self._loop_threads |= {thread_id}
+
     def holds_current_thread(self) -> bool:
-        """Whether the calling thread is serving one of the requests: such a caller must not wait for the drain."""
+        """Whether requests cannot end while the calling thread waits: such a caller must not wait for the drain.
+
+        It is serving one of them, or its event loop serves them.
+        """
         me = threading.get_ident()
+        if me in self._loop_threads:
+            return True
         if any(record[3] == me for record in self._active.copy().values()):
             return True
         return any(request.thread_id == me for source in self._sources for request in source.requests())

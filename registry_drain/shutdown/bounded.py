@@ -120,6 +120,11 @@ class BoundedCall(Generic[T_co]):
         return self._value[0] if self._value else None
 
     @property
+    def error(self) -> BaseException | None:
+        """What the call raised; None if it has not ended, or well."""
+        return self._error
+
+    @property
     def detail(self) -> str:
         """Why it is not COMPLETED, in one line: the exception, or where the thread hangs. Empty if it is."""
         if self._error is not None:

@@ -2,22 +2,29 @@
 ended.
 
 An observer is anything with ``on_shutdown(deadline)``, or simply a function without arguments. Each runs in a thread of
-its own, with its own time limit, and its failure is a line of the report, never the end of the stop.
+its own, or (coroutines) in the application's event loop, with its own time limit, and its failure is a line of the
+report, never the end of the stop.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from dataclasses import dataclass, replace
 from enum import Enum
-from typing import Protocol
+from functools import partial
+from typing import TYPE_CHECKING, Protocol, cast
 
 from registry_drain.clock import Deadline
 from registry_drain.errors import ConfigurationError
 from registry_drain.phases import Outcome
 from registry_drain.registries.base import Removal, RemovalOutcome
 from registry_drain.shutdown.bounded import BoundedCall
+
+if TYPE_CHECKING:  # asyncio is a good part of the time that importing this package takes
+    from registry_drain.shutdown.async_observers import AsyncShutdownObserver, CoroutineRunner
+
+_BeginAwaitable = Callable[[Deadline], Awaitable[object]]
 
 
 class ShutdownObserver(Protocol):
@@ -43,6 +50,10 @@ class FirstObserver(Protocol):
         ...
 
 
+class TimeLimitError(Exception):
+    """A coroutine was cancelled at its time limit. The message says where it was."""
+
+
 class When(Enum):
     """When an observer is told."""
 
@@ -59,7 +70,7 @@ class ObserverResult:
     Attributes:
         name: the observer's.
         when: at which point it was told.
-        outcome: TIMED_OUT means that it was left behind, still running.
+        outcome: TIMED_OUT means that it was left behind, still running, or (a coroutine) cancelled.
         elapsed: seconds.
         detail: the exception, or where it hangs.
     """
@@ -93,10 +104,15 @@ class ShutdownNotifier:
         self._first: list[tuple[str, FirstObserver]] = []
         self._observers: list[_Told] = []
         self._is_closed = False
+        self._coroutines: CoroutineRunner | None = None
+
+    def accept_coroutines(self, runner: CoroutineRunner) -> None:
+        """Take observers that are coroutines from now on; ``runner`` runs them."""
+        self._coroutines = runner
 
     def add(
         self,
-        observer: ShutdownObserver | Callable[[], object],
+        observer: ShutdownObserver | AsyncShutdownObserver | Callable[[], object],
         *,
         name: str = "",
         when: When = When.DRAINED,
@@ -105,7 +121,8 @@ class ShutdownNotifier:
         """Tell ``observer`` too.
 
         Args:
-            observer: an object with ``on_shutdown(deadline)``, or a function without arguments.
+            observer: an object with ``on_shutdown(deadline)``, or a function without arguments; in an asyncio
+                application (:func:`registry_drain.serve_async`) that may be a coroutine function.
             name: for the report; default: the function's or the class's name.
             when: see :class:`When`.
             time_limit: seconds. None: an equal share of what the limits of the others leave of the reserved time.
@@ -113,7 +130,7 @@ class ShutdownNotifier:
         Raises:
             ConfigurationError: not an observer, a limit that cannot be kept, or the stop has begun.
         """
-        tell = _as_call(observer)
+        tell = self._as_call(observer)
         told = _Told(name or _name_of(observer), tell, when, time_limit)
         if time_limit is not None and not 0 < time_limit < float("inf"):
             raise ConfigurationError(
@@ -192,6 +209,39 @@ class ShutdownNotifier:
             wait(call)
             yield result_of(call, When.DRAINED)
 
+    def _as_call(self, observer: object) -> Callable[[Deadline], object]:
+        call: Callable[[Deadline], object]
+        method = getattr(observer, "on_shutdown", None)
+        if callable(method):
+            _check_call(observer, method, "on_shutdown(deadline)", 1)
+            function, call = method, method
+        elif callable(observer):
+            _check_call(observer, observer, "a function without arguments", 0)
+            function, call = observer, partial(_without_deadline, observer)
+        else:
+            raise ConfigurationError(
+                f"{observer!r} is no observer: it has no on_shutdown(deadline) and cannot be called"
+            )
+        if _is_coroutine_function(function):
+            if self._coroutines is None:
+                raise ConfigurationError(
+                    f"observer {_name_of(observer)} is a coroutine function, and there is no event loop to run it in:"
+                    " use serve_async(), or make it a plain function"
+                )
+            return partial(self._coroutines.run, cast("_BeginAwaitable", call))
+        return partial(self._tell, call)
+
+    def _tell(self, call: Callable[[Deadline], object], deadline: Deadline) -> object:
+        result = call(deadline)
+        if not isinstance(result, Awaitable):
+            return result
+        # E.g. a lambda that calls a coroutine function: nobody would ever run it.
+        if self._coroutines is not None:
+            return self._coroutines.run(lambda _deadline: result, deadline)
+        if isinstance(result, Coroutine):
+            result.close()
+        raise TypeError("it returned an awaitable, and there is no event loop to await it in: use serve_async()")
+
     def _of(self, when: When) -> list[_Told]:
         with self._lock:
             return [told for told in self._observers if told.when is when]
@@ -208,6 +258,8 @@ class ShutdownNotifier:
 
 def result_of(call: BoundedCall[object], when: When) -> ObserverResult:
     """Return what became of ``call`` so far."""
+    if isinstance(call.error, TimeLimitError):
+        return ObserverResult(call.name, when, Outcome.TIMED_OUT, call.elapsed, str(call.error))
     return ObserverResult(call.name, when, call.outcome, call.elapsed, call.detail)
 
 
@@ -227,33 +279,26 @@ def _leaving(observer: FirstObserver, deadline: Deadline) -> Callable[[], Remova
     return leave
 
 
-def _as_call(observer: ShutdownObserver | Callable[[], object]) -> Callable[[Deadline], object]:
-    method: Callable[[Deadline], object] | None = getattr(observer, "on_shutdown", None)
-    if callable(method):
-        _check_call(observer, method, "on_shutdown(deadline)", 1)
-        return method
-    if callable(observer):
-        function = observer
-        _check_call(observer, function, "a function without arguments", 0)
-        return lambda _deadline: function()
-    raise ConfigurationError(f"{observer!r} is no observer: it has no on_shutdown(deadline) and cannot be called")
-
-
 def _check_call(observer: object, call: Callable[..., object], promised: str, arguments: int) -> None:
     """Refuse now what could only fail, or silently do nothing, when it is called at the end."""
     import inspect  # in here: it would be a good part of the time that importing this package takes
 
-    if inspect.iscoroutinefunction(call):
-        raise ConfigurationError(
-            f"observer {_name_of(observer)} is a coroutine function, and observers are called in a thread: wrap it in a"
-            " function, e.g. with asyncio.run_coroutine_threadsafe(…).result()"
-        )
     try:
         inspect.signature(call).bind(*[None] * arguments)
     except ValueError:
         return  # written in C, without a signature: it is taken at its word
     except TypeError as error:
         raise ConfigurationError(f"observer {_name_of(observer)} cannot be called as {promised}: {error}") from error
+
+
+def _is_coroutine_function(call: Callable[..., object]) -> bool:
+    import inspect
+
+    return inspect.iscoroutinefunction(call) or inspect.iscoroutinefunction(getattr(call, "__call__", None))  # noqa: B004
+
+
+def _without_deadline(function: Callable[[], object], _deadline: Deadline) -> object:
+    return function()
 
 
 def _name_of(observer: object) -> str:

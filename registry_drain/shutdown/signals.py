@@ -110,8 +110,12 @@ class StopSignals:
         self._thread.join(_JOIN_LIMIT)
         for number in dict.fromkeys(self.received):
             handler = previous.get(number)
-            if chain and callable(handler) and handler is not signal.default_int_handler:
+            if chain and callable(handler) and self._is_chained(handler):
                 handler(number, None)
+
+    def _is_chained(self, handler: Handler) -> bool:
+        """Whether a handler that stood there before is called; Python's own would only raise KeyboardInterrupt."""
+        return handler is not signal.default_int_handler
 
     def _handle(self, number: int, _frame: FrameType | None) -> None:
         now = time.monotonic()
