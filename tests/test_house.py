@@ -52,6 +52,8 @@ SHARED = {
         "event_loop",
         "http",
         "asyncio_listeners",
+        "asgi_adapter",
+        "socket_server",
     },
 }
 """What every backend and every adapter may use; the rest of these rooms belongs to one backend or adapter each."""
@@ -60,6 +62,7 @@ OPTIONAL = {
     "requests": {"registries.consul"},
     "kazoo": {"registries.zookeeper", "cli.demo"},
     "thrift": {"servers.thrift_server", "cli.demo"},
+    "aiohttp": {"servers.aiohttp_server"},
     "uvicorn": {"servers.uvicorn_server"},
     "hypercorn": {"servers.hypercorn_server"},
     "granian": {"servers.granian_server"},

@@ -1,0 +1,83 @@
+"""Closing the listeners of asyncio servers without resetting a connection.
+
+Theory of operation: asyncio accepts by itself, in its loop, so that all that is left to do is to hold new connections
+off, let the loop go on accepting for one round trip and until nothing waits, and close then.
+
+Rules:
+
+1. A connection that asyncio has accepted becomes a transport some turns of the loop later; a server that is closed in
+   between fails to attach it (cpython#109564). So the loop turns a few times between the last look at the backlog and
+   the close.
+2. The descriptors that are held off and looked at are duplicates of our own: the server's may be closed meanwhile. They
+   keep the kernel listening, so they are shut down, not only closed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import select
+import socket
+import time
+from collections.abc import Callable, Sequence
+
+from registry_drain.clock import Deadline
+from registry_drain.servers.base import ListenerClosure
+from registry_drain.servers.listener import ROUND_TRIP, hold_off
+
+_LOOK_EVERY = 0.002
+"""Seconds between two looks at the backlog; the loop accepts meanwhile."""
+_OVERTIME_S = 0.050
+"""A stop that has no time left (a second signal) still takes what the kernel has accepted: a matter of microseconds."""
+_TURNS = 10
+"""Loop turns from an accepted socket to a protocol that knows of it: four in CPython 3.13; twice that, and two."""
+
+
+def duplicates(descriptors: Sequence[int]) -> list[socket.socket]:
+    """Return socket objects of our own for ``descriptors``; the caller closes them."""
+    return [socket.fromfd(each, *_family_and_kind(each)) for each in descriptors]
+
+
+def _family_and_kind(descriptor: int) -> tuple[int, int]:
+    with socket.socket(fileno=socket.dup(descriptor)) as sock:
+        return sock.family, sock.type
+
+
+async def close_listeners(
+    listeners: Sequence[socket.socket],
+    close: Callable[[], object],
+    deadline: Deadline,
+    *,
+    is_shared: bool = False,
+) -> ListenerClosure:
+    """Hold clients off, let the running loop accept what waits, call ``close``, and end the listening.
+
+    Args:
+        listeners: duplicates of the listening sockets; closed when this returns.
+        close: closes the servers (``asyncio.Server.close``); called in the loop.
+        deadline: what waits longer is reset, and the closure is not clean.
+        is_shared: another process listens on the same sockets: it is not shut down.
+    """
+    held = [hold_off(each) for each in listeners]
+    poller = select.poll()
+    for each in listeners:
+        poller.register(each, select.POLLIN)
+    began_at = time.monotonic()
+    is_clean = True
+    # Real time besides the deadline's: this waits for packets on a wire, and they do not jump.
+    while (elapsed := time.monotonic() - began_at) < ROUND_TRIP or poller.poll(0):
+        if deadline.is_past and elapsed >= _OVERTIME_S:
+            is_clean = False
+            break
+        await asyncio.sleep(_LOOK_EVERY)
+    for _ in range(_TURNS):
+        await asyncio.sleep(0)
+    close()
+    for each in listeners:
+        if not is_shared:
+            with contextlib.suppress(OSError):
+                each.shutdown(socket.SHUT_RDWR)
+        each.close()
+    for hold in held:
+        hold.close()
+    return ListenerClosure(", ".join(dict.fromkeys(hold.method for hold in held)) or "close", is_clean=is_clean)
