@@ -3,7 +3,7 @@
 ``connection`` is one of them, and says how it is closed; ``drain`` is all of them.
 """
 
-from registry_drain.servers.connections.connection import UNSURE_QUIET, Connection
+from registry_drain.servers.connections.connection import UNSURE_QUIET, Connection, pending_bytes
 from registry_drain.servers.connections.drain import IDLE_QUIET, LINGER, Connections, join_threads
 
-__all__ = ["IDLE_QUIET", "LINGER", "UNSURE_QUIET", "Connection", "Connections", "join_threads"]
+__all__ = ["IDLE_QUIET", "LINGER", "UNSURE_QUIET", "Connection", "Connections", "join_threads", "pending_bytes"]
