@@ -83,4 +83,5 @@ def status_of_removal(outcome: RemovalOutcome) -> ExitStatus:
         RemovalOutcome.SUCCESSOR: ExitStatus.CAME_BACK,
         RemovalOutcome.NOT_REGISTERED: ExitStatus.NOT_FOUND,
         RemovalOutcome.REFUSED: ExitStatus.REFUSED,
+        RemovalOutcome.HANDED_OVER: ExitStatus.CAME_BACK,  # a registration's outcome, never a removal's
     }[outcome]

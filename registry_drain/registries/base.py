@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from registry_drain.clock import Deadline
 from registry_drain.instance import ServiceInstance, format_endpoint
@@ -39,6 +39,8 @@ class RemovalOutcome(Enum):
     """Nothing of ours ever reached the registry."""
     REFUSED = "refused"
     """The registry refused the credentials; the instance is still listed."""
+    HANDED_OVER = "handed over"
+    """Never removed: another process keeps the entry. See :class:`HandoverRegistration`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,10 +65,11 @@ class Removal:
 
     @property
     def is_gone(self) -> bool:
-        """Whether our instance is proven to be out of the cluster."""
+        """Whether nothing of ours is left in the cluster: removed, or somebody else's by now."""
         return self.outcome in {
             RemovalOutcome.CONFIRMED,
             RemovalOutcome.SUCCESSOR,
+            RemovalOutcome.HANDED_OVER,
             RemovalOutcome.NOT_REGISTERED,
         }
 
@@ -167,6 +170,58 @@ class Registration(Protocol):
         """Fence, remove our own instance and nobody else's, read the registry back, and say what was found.
 
         Retries inside the deadline. Registry failures are an outcome, not an exception.
+        """
+        ...
+
+
+@runtime_checkable
+class HandoverRegistration(Registration, Protocol):
+    """A registration that one process can hand to the one that replaces it: its entry is never missing, never double.
+
+    These members are optional, all of them or none. Without them the new process registers while the old one still is
+    registered, and the old one then removes its own: callers may see both for a moment, or, where one id has one entry
+    and the later process takes it over, whatever that backend's take-over looks like; a backend that refuses a second
+    owner refuses the hand-over, and the old process goes on.
+
+    The course of a hand-over, in the old process and (indented) in the new one::
+
+        offer()
+            adopt(offer), register()
+        on success:              on failure:
+            confirm()            take_back(), also when register() has never been called
+        hand_over()                 on_shutdown(), which leaves the entry alone: confirm() was not called
+    """
+
+    def offer(self, deadline: Deadline) -> str:
+        """Return what the new process needs to take the entry over; from now on write nothing that could overwrite it.
+
+        Renewing goes on. What is returned holds no secret. An empty string means that this registration cannot be
+        handed over, after all.
+
+        Raises:
+            RegistryUnavailableError: a write under way did not end in time; :meth:`take_back` follows.
+            LiveOwnerError: fenced.
+        """
+        ...
+
+    def adopt(self, offer: str) -> None:
+        """Take over, in the next ``register``, the entry that ``offer`` tells of. Sends nothing."""
+        ...
+
+    def confirm(self) -> None:
+        """The entry is ours for good: from now on ``on_shutdown`` removes it. Sends nothing."""
+        ...
+
+    def hand_over(self, deadline: Deadline) -> Removal:
+        """Fence, remove nothing, and look that the entry is the new process'. In place of ``on_shutdown``."""
+        ...
+
+    def take_back(self, deadline: Deadline) -> None:
+        """Put back what the new process may have overwritten, and go on as before :meth:`offer`. May be repeated.
+
+        Raises:
+            RegistryError: that failed; the registration goes on trying where its backend does so by itself.
+            LiveOwnerError: fenced.
         """
         ...
 

@@ -54,4 +54,5 @@ def test_every_outcome_of_a_removal_has_a_status() -> None:
         "SUCCESSOR": 5,
         "NOT_REGISTERED": 4,
         "REFUSED": 7,
+        "HANDED_OVER": 5,
     }

@@ -59,7 +59,7 @@ def test_a_stop_under_way_is_neither_complete_nor_clean(phase: Phase) -> None:
 def test_only_what_is_proven_gone_is_clean(outcome: RemovalOutcome) -> None:
     """Unconfirmed, unverifiable and refused may still be listed."""
     report = dataclasses.replace(CLEAN, removals=(*CLEAN.removals, Removal("calc-1", "zookeeper://z", outcome)))
-    is_gone = outcome in {RemovalOutcome.CONFIRMED, RemovalOutcome.SUCCESSOR, RemovalOutcome.NOT_REGISTERED}
+    is_gone = outcome not in {RemovalOutcome.UNCONFIRMED, RemovalOutcome.UNVERIFIABLE, RemovalOutcome.REFUSED}
     assert report.is_clean is is_gone
 
 

@@ -57,22 +57,30 @@ class OwnEntry:
         lifetimes: of its check.
         registered_at: UNIX seconds.
         incarnation: tells it from every other registration of the same instance id.
+        lineage: the incarnation whose entry this one has taken over from its predecessor, which names entry and check;
+            empty if it has an entry of its own.
     """
 
     instance: ServiceInstance
     lifetimes: Lifetimes
     registered_at: float
     incarnation: str = field(default_factory=lambda: uuid.uuid4().hex)
+    lineage: str = ""
 
     @property
     def consul_id(self) -> str:
         """The id of the Consul service: what Consul's own tools call the instance."""
-        return f"{self.instance.id}~{self.incarnation[:16]}"
+        return f"{self.instance.id}~{self.named_after[:16]}"
+
+    @property
+    def named_after(self) -> str:
+        """The incarnation that entry and check have their names from."""
+        return self.lineage or self.incarnation
 
     @property
     def check_id(self) -> str:
         """The id of its check. Not Consul's default ``service:<id>``: a check by this name can only ever be ours."""
-        return f"registry-drain-{self.incarnation}"
+        return f"registry-drain-{self.named_after}"
 
     def payload(self) -> dict[str, object]:
         """Return the body of its registration."""
@@ -111,8 +119,9 @@ class OwnEntry:
         for consul_id, service in found.items() if isinstance(found, dict) else ():
             meta = (service.get("Meta") or {}) if isinstance(service, dict) else {}
             same = service.get("Service") == self.instance.service and meta.get(ID_KEY, consul_id) == self.instance.id
-            # Ourselves, when only the check was removed, are no rival.
-            if same and meta.get(INCARNATION_KEY) != self.incarnation:
+            # Ourselves, when only the check was removed, are no rival; nor is what a hand-over that failed has left in
+            # our own entry.
+            if same and consul_id != self.consul_id and meta.get(INCARNATION_KEY) != self.incarnation:
                 return str(consul_id)
         return ""
 

@@ -21,6 +21,11 @@ it registers again with the new one: the agent keeps the token of a registration
 under one lock. ``fence`` raises the flag, waits for the count to reach zero, and cuts off what does not end in time.
 All these writes use a client of their own, which ``fence`` closes for good: behind the fence no byte of them can leave.
 
+**Handing over.** The process that replaces this one, and shares its listening socket, registers under the *same* Consul
+id and check id, with an incarnation of its own: one PUT replaces the entry, so that callers see it at every moment and
+once. Both may pass the check. From the offer on the old one registers no more (a late PUT would overwrite), until it
+takes the entry back; the new one does not remove it before the old one's word. Whose it is, the incarnation tells.
+
 **Proof.** Removed means that a consistent read does not list the incarnation, asked with a token that has seen it (or
 whose sight was tested). The agent's own 200 proves nothing.
 
@@ -34,6 +39,7 @@ import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 from registry_drain.clock import Clock, Deadline
 from registry_drain.errors import (
@@ -44,7 +50,7 @@ from registry_drain.errors import (
     RegistryUnavailableError,
 )
 from registry_drain.instance import ServiceInstance
-from registry_drain.registries.base import Removal, RemovalOutcome
+from registry_drain.registries.base import HandoverRegistration, Removal, RemovalOutcome
 from registry_drain.registries.consul.catalog import Listed, require_sight
 from registry_drain.registries.consul.heartbeat import Heartbeat
 from registry_drain.registries.consul.http import ConsulAddress, ConsulClient
@@ -87,6 +93,8 @@ class ConsulRegistration:
         self._seen_with: str | None = None  # a token that could see us in a consistent read
         self._heartbeat: Heartbeat | None = None
         self._removal: Removal | None = None
+        self._is_offered = False  # the next process may have written our entry: do not overwrite it
+        self._is_adopted = False  # the entry is our predecessor's until it says otherwise: do not remove it
 
         self._stop = threading.Event()
         self._quiet = threading.Event()  # no write is under way
@@ -209,15 +217,21 @@ class ConsulRegistration:
             is_known = self._writer.native(deadline).agent.check.ttl_pass(self._own.check_id)
             with self._lock:
                 is_rotated = self._registered_with != self._address.tokens.current()
-            if is_known and is_rotated:
+                is_between = self._is_offered or self._is_adopted
+            if is_known and is_rotated and not is_between:
                 self._put(deadline)
         if is_known:
             return ""
+        if is_between:
+            return "lost, or deregistered, during a hand-over: whoever wins it registers again"
         with self._lock:
             self._is_registered = False
         if successor := self._own.rival_on_agent(self._writer, deadline):
             return f"its successor {successor} is registered: this one gives way"
         with self._writing():
+            with self._lock:
+                if self._is_offered:
+                    return "offered to the next process, which registers it"
             self._put(deadline)
             with self._lock:
                 self._is_registered = not self._is_fenced
@@ -274,9 +288,12 @@ class ConsulRegistration:
             return self._result(RemovalOutcome.NOT_REGISTERED, f"registered by process {self._pid}, not by this one")
         self.fence(deadline.capped(deadline.remaining() / 2))
         with self._lock:
-            done, may_be_listed = self._removal, self._may_be_listed
+            done, may_be_listed, is_adopted = self._removal, self._may_be_listed, self._is_adopted
         if done is not None:
             return done
+        if is_adopted:
+            self._reader.close()
+            return self._result(RemovalOutcome.HANDED_OVER, "left to its predecessor, which goes on serving")
         if not may_be_listed:
             self._reader.close()
             return self._result(RemovalOutcome.NOT_REGISTERED)
@@ -349,6 +366,65 @@ class ConsulRegistration:
         detail = f"not listed by a consistent read ({self._own.consul_id})"
         return self._result(RemovalOutcome.CONFIRMED, detail, attempts, confirmed_at)
 
+    # --- handing over -------------------------------------------------------------------------------------------------
+
+    def offer(self, deadline: Deadline) -> str:
+        """See :meth:`HandoverRegistration.offer`: from now on only the check is passed."""
+        with self._lock:
+            if self._is_fenced:
+                raise self._fenced_error()
+            self._is_offered = True
+        if not deadline.wait(self._quiet):
+            raise RegistryTimeoutError(f"{self._address.url}: a registration of {self._instance} does not end")
+        return self._own.named_after
+
+    def adopt(self, offer: str) -> None:
+        """See :meth:`HandoverRegistration.adopt`."""
+        with self._lock:
+            self._own = replace(self._own, lineage=offer)
+            self._is_adopted = True
+
+    def confirm(self) -> None:
+        """See :meth:`HandoverRegistration.confirm`."""
+        with self._lock:
+            self._is_adopted = False
+
+    def hand_over(self, deadline: Deadline) -> Removal:
+        """See :meth:`HandoverRegistration.hand_over`: behind the fence nothing of ours can overwrite theirs."""
+        self.fence(deadline.capped(deadline.remaining() / 2))
+        with self._lock:
+            self._is_registered = False
+
+        def look() -> None:
+            if self._own.find(self._read(deadline)) is not None:
+                raise _StillListedError(f"{self._address.url}: {self._instance} is still listed as this process'")
+
+        try:
+            persistently(look, deadline)
+        except RegistryDrainError as error:
+            removal = self._result(RemovalOutcome.UNCONFIRMED, f"handed over, but {error}; {self._lifetimes}")
+        else:
+            removal = self._result(RemovalOutcome.HANDED_OVER, self._own.consul_id, 1, self._clock.now())
+        with self._lock:
+            self._removal = removal
+        self._reader.close()
+        return removal
+
+    def take_back(self, deadline: Deadline) -> None:
+        """See :meth:`HandoverRegistration.take_back`: register again if the entry is not ours any more."""
+        with self._lock:
+            if self._is_fenced:
+                raise self._fenced_error()
+            self._is_offered = False
+
+        def restore() -> None:
+            if self._own.find(self._read(deadline)) is None:
+                with self._writing():
+                    self._put(deadline)
+                self._await_listed(deadline)
+
+        persistently(restore, deadline)
+
     # --- reading ------------------------------------------------------------------------------------------------------
 
     def _read(self, deadline: Deadline) -> list[Listed]:
@@ -363,3 +439,7 @@ class ConsulRegistration:
         self, outcome: RemovalOutcome, detail: str = "", attempts: int = 0, confirmed_at: float | None = None
     ) -> Removal:
         return Removal(str(self._instance), self._address.url, outcome, detail, attempts, confirmed_at)
+
+
+# A type checker compares it with the protocol here.
+_handover: type[HandoverRegistration] = ConsulRegistration

@@ -17,6 +17,7 @@ import socket
 import threading
 import uuid
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from registry_drain.clock import Clock, Deadline
@@ -30,7 +31,7 @@ from registry_drain.errors import (
 )
 from registry_drain.instance import ServiceInstance
 from registry_drain.registries.base import (
-    Registration,
+    HandoverRegistration,
     Registry,
     RegistryEntry,
     Removal,
@@ -164,6 +165,7 @@ class LocalRegistration:
         self._incarnation = ""
         self._pid = 0
         self._is_listed = False
+        self._predecessor = ""  # the incarnation that we were told to take over from
         self._registering = 0
         self._fenced = threading.Event()
         self._idle = threading.Event()
@@ -237,7 +239,8 @@ class LocalRegistration:
             raise
         with self._lock:
             self._is_listed = not self._fenced.is_set()
-        if predecessor is not None and predecessor.is_live:
+        is_expected = predecessor is not None and predecessor.entry.version == self._predecessor
+        if predecessor is not None and predecessor.is_live and not is_expected:
             logger.warning(
                 "%s in %s was taken over from %s, which is alive: give each process an id of its own, unless it is a "
                 "predecessor that is about to stop",
@@ -279,6 +282,38 @@ class LocalRegistration:
             self._directory.unlink_if_dead(self._name)
         return removal
 
+    def offer(self, deadline: Deadline) -> str:  # noqa: ARG002 -- the protocol's; nothing here takes long
+        """See :meth:`HandoverRegistration.offer`: nothing is renewed here, so nothing can overwrite."""
+        with self._lock:
+            self._refuse_if_fenced()
+            return self._incarnation
+
+    def adopt(self, offer: str) -> None:
+        """See :meth:`HandoverRegistration.adopt`: its file is replaced by ours in one rename, as any file is."""
+        self._predecessor = offer
+
+    def confirm(self) -> None:
+        """See :meth:`HandoverRegistration.confirm`: what is removed is only ever our own file."""
+
+    def hand_over(self, deadline: Deadline) -> Removal:
+        """See :meth:`HandoverRegistration.hand_over`: our own file has no name any more; its lock is released."""
+        removal = self.on_shutdown(deadline)
+        is_theirs = removal.outcome is RemovalOutcome.SUCCESSOR
+        return replace(removal, outcome=RemovalOutcome.HANDED_OVER) if is_theirs else removal
+
+    def take_back(self, deadline: Deadline) -> None:
+        """See :meth:`HandoverRegistration.take_back`: rename a new file of ours over theirs."""
+        with self._directory.locked(deadline, self._fenced):
+            found = self._directory.read(self._name)
+            if found is not None and found.entry.version == self._incarnation:
+                return
+            with self._lock:
+                self._refuse_if_fenced()
+                mine, self._predecessor = self._held, "" if found is None else found.entry.version
+            self._list()
+            if mine is not None:
+                mine.release()
+
     def _proof(self, incarnation: str, attempts: int) -> Removal:
         found = self._directory.read(self._name)
         read_at = self._clock.now()
@@ -305,5 +340,5 @@ class LocalRegistration:
 
 # A type checker compares the backend with the protocols here.
 _registry: type[Registry] = LocalRegistry
-_registration: type[Registration] = LocalRegistration
+_registration: type[HandoverRegistration] = LocalRegistration
 _watch: type[Watch] = LocalWatch

@@ -114,6 +114,15 @@ class OwnNode:
         self.was_held = False
         """Whether it ever did."""
 
+    def claim_anew(self) -> None:
+        """Be a later instance than any: the next :meth:`settle` takes the path back from whoever took it over.
+
+        For the end of a hand-over that failed. In the thread that settles.
+        """
+        self._started_at = round(self._clock.unix_time() * 1000) / 1000
+        self._data = self._layout.encode(self._instance, self._started_at)
+        self.was_held = False
+
     @property
     def sessions(self) -> list[ZooKeeperSession]:
         """The sessions that may hold it, oldest first."""

@@ -9,6 +9,8 @@ does about the node stands in :mod:`registry_drain.registries.zookeeper.node`. R
 2. *Removal is the end of our sessions*, known from the server, and then a consistent read over another session.
 3. Whoever finds the node taken over by a newer instance stops keeping it, says so once, and never tries again.
 4. A result that leaves the node in doubt is not kept: a further ``on_shutdown`` tries again.
+5. A hand-over is a take-over that is expected: the next process replaces the node in one transaction, which no reader
+   can look into, and this one's worker rests meanwhile. Taking back is taking over the other way round.
 
 ``_lock`` guards the fields; requests, waits and joins happen outside it.
 """
@@ -19,7 +21,7 @@ import logging
 import os
 import random
 import threading
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from registry_drain.clock import Clock, Deadline
 from registry_drain.errors import (
@@ -30,7 +32,7 @@ from registry_drain.errors import (
     RegistryUnavailableError,
 )
 from registry_drain.instance import ServiceInstance
-from registry_drain.registries.base import Removal, RemovalOutcome
+from registry_drain.registries.base import HandoverRegistration, Removal, RemovalOutcome
 from registry_drain.registries.retry import retrying
 from registry_drain.registries.zookeeper.layouts import NodeTree
 from registry_drain.registries.zookeeper.node import OwnNode
@@ -52,6 +54,7 @@ class _Request:
     """One call of ``register``, as the worker sees it."""
 
     deadline: Deadline
+    is_claim: bool = False
     done: threading.Event = field(default_factory=threading.Event)
     error: RegistryDrainError | None = None
 
@@ -68,6 +71,7 @@ class ZooKeeperRegistration:
         clock: Clock,
     ) -> None:
         self._instance = instance
+        self._is_sequential = tree.layout.is_sequential
         self._settings = settings
         self._shared = shared
         self._clock = clock
@@ -81,6 +85,7 @@ class ZooKeeperRegistration:
         self._request: _Request | None = None
         self._holder: ZooKeeperSession | None = None
         self._is_kept = False
+        self._is_offered = False
         self._is_busy = False
         self._is_fenced = False
         self._remover: threading.Event | None = None
@@ -124,6 +129,11 @@ class ZooKeeperRegistration:
                 self._worker.start()
             # Callers at the same time share one attempt.
             request = self._request = self._request or _Request(deadline)
+        self._await(request)
+
+    def _await(self, request: _Request) -> None:
+        """Wake the worker, wait for its answer, and raise what it found."""
+        deadline = request.deadline
         self._wake.set()
         is_answered = deadline.wait(request.done)
         if self._is_fenced:
@@ -158,6 +168,39 @@ class ZooKeeperRegistration:
         self._wake.set()
         return worker, is_busy
 
+    # --- handing over -------------------------------------------------------------------------------------------------
+
+    def offer(self, deadline: Deadline) -> str:  # noqa: ARG002 -- the protocol's; this takes no time
+        """See :meth:`HandoverRegistration.offer`. A node whose name ZooKeeper numbers cannot be taken over."""
+        with self._lock:
+            self._check_may_register()
+            if self._is_sequential or self._node.path is None:
+                return ""
+            self._is_offered = True
+            return self._node.path
+
+    def adopt(self, offer: str) -> None:
+        """See :meth:`HandoverRegistration.adopt`: the newest wins, so there is nothing to prepare."""
+
+    def confirm(self) -> None:
+        """See :meth:`HandoverRegistration.confirm`: the end of our session can only remove our own node."""
+
+    def hand_over(self, deadline: Deadline) -> Removal:
+        """See :meth:`HandoverRegistration.hand_over`: our session ends, which no longer holds the node."""
+        removal = self.on_shutdown(deadline)
+        is_theirs = removal.outcome is RemovalOutcome.SUCCESSOR
+        return replace(removal, outcome=RemovalOutcome.HANDED_OVER) if is_theirs else removal
+
+    def take_back(self, deadline: Deadline) -> None:
+        """See :meth:`HandoverRegistration.take_back`: replace their node by ours, if it is not ours."""
+        with self._lock:
+            self._check_may_register()
+            self._is_offered = False
+            if self._worker is None:
+                return
+            request = self._request = _Request(deadline, is_claim=True)
+        self._await(request)
+
     # --- the worker ---------------------------------------------------------------------------------------------------
 
     def _work(self) -> None:
@@ -179,10 +222,12 @@ class ZooKeeperRegistration:
             with self._lock:
                 if self._is_fenced:
                     return
-                request, is_kept = self._request, self._is_kept
+                request, is_kept = self._request, self._is_kept and not self._is_offered
                 self._is_busy = request is not None or is_kept
             error = None
             if request is not None:
+                if request.is_claim:
+                    self._node.claim_anew()
                 # Our answer must reach whoever waits for it inside the same deadline.
                 error = request.error = self._attempt(request.deadline.with_headroom())
                 with self._lock:
@@ -326,3 +371,7 @@ class ZooKeeperRegistration:
         self, outcome: RemovalOutcome, detail: str = "", attempts: int = 0, confirmed_at: float | None = None
     ) -> Removal:
         return Removal(str(self._instance), self._settings.url, outcome, detail, attempts, confirmed_at)
+
+
+# A type checker compares it with the protocol here.
+_handover: type[HandoverRegistration] = ZooKeeperRegistration
