@@ -1,0 +1,10 @@
+"""gunicorn: leave the registries before the workers are told to stop, and lose no request.
+
+``config`` has :func:`drain`, which a configuration file calls; ``integration`` is what its hooks do in the master and
+in the workers; ``server`` is the adapter, ``signals`` the master's handlers, ``worker`` what a worker does, ``gate``
+its listener, and ``board`` the memory that they share. gunicorn itself is not imported: it imports us.
+"""
+
+from registry_drain.servers.gunicorn.config import drain, is_stopping
+
+__all__ = ["drain", "is_stopping"]

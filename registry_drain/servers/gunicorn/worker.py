@@ -1,0 +1,233 @@
+"""Inside a worker: it counts its requests, sends clients away in time, and does not go before it is meant to.
+
+Theory of operation: the master writes on the board whom it tells to go, before it signals him. A stop signal that comes
+without that was sent to the whole process group (systemd, a terminal's Ctrl-C) or to this process alone. The master has
+got it too, then, and its stop is under way or is about to begin: the worker goes on serving until the master tells it.
+If no stop begins within ``ALONE_AFTER``, the signal was meant for this worker alone, and is obeyed then.
+
+Rules:
+
+1. What the master tells is obeyed at once: a reload waits for nobody.
+2. A worker closes its gate before its listener, and an event loop gets some turns in between.
+3. Who leaves says so (``Connection: close``) and lingers for requests that are under way.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+from registry_drain.phases import Phase
+from registry_drain.servers.gunicorn.board import Board, SharedInFlight, WorkerSlot
+from registry_drain.servers.gunicorn.gate import Gate, put_behind
+from registry_drain.servers.gunicorn.signals import STOP_SIGNALS
+from registry_drain.servers.http import ASGIMiddleware, WSGIMiddleware
+
+logger = logging.getLogger(__name__)
+
+ALONE_AFTER = 5.0
+"""Seconds after which a signal that no stop of the master followed was meant for the worker alone. Long: the worker
+serves all the while, and a master that is loading an application handles its signals late."""
+LINGER = 2.0
+"""Seconds that a leaving worker keeps idle connections for a request that may be under way, where the worker class has
+no such time of its own; as long as gunicorn's gthread."""
+_LOOK_EVERY = 0.1
+_TURNS = 0.050
+"""Seconds between the gate and the listener: many turns of an event loop."""
+
+
+class WorkerAgent:
+    """One worker's side. Made in ``post_worker_init``, in the worker's main thread.
+
+    Args:
+        worker: gunicorn's own.
+        slot: its place on the board.
+        board: what the master says.
+        health_check_paths: see the middlewares.
+        readiness_path: see the middlewares.
+    """
+
+    def __init__(
+        self, worker: Any, slot: WorkerSlot, board: Board, *, health_check_paths: tuple[str, ...], readiness_path: str
+    ) -> None:
+        self._worker = worker
+        self._slot = slot
+        self._board = board
+        self._health_check_paths = health_check_paths
+        self._readiness_path = readiness_path
+        self._in_flight = SharedInFlight(slot)
+        self._gate = Gate()
+        self._asked_at: float | None = None
+        self._is_alone = False
+        self._is_leaving = False
+        self._never = threading.Event()
+
+    @property
+    def sends_away(self) -> bool:
+        """Whether clients are told to come back on another connection, which somebody else will accept."""
+        return self._is_leaving or self._board.phase.value >= Phase.PROPAGATING.value
+
+    def install(self) -> None:
+        """Do all that there is to do before the worker serves."""
+        put_behind(self._gate, self._worker.sockets)
+        kind = _kind_of(self._worker)
+        if kind == "uvicorn":
+            self._install_uvicorn()
+        elif kind == "asgi":
+            self._install_asgi()
+        else:
+            self._install_other()
+        threading.Thread(target=self._follow, name="registry-drain-gunicorn-worker", daemon=True).start()
+        if self._slot.is_told:
+            # Told before anybody could listen.
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    # --- worker classes ---------------------------------------------------------------------------------------------
+
+    def _install_other(self) -> None:
+        """Prepare sync, gthread, and what else runs WSGI applications and has plain signal handlers."""
+        worker = self._worker
+        worker.wsgi = WSGIMiddleware(
+            worker.wsgi,
+            self._in_flight,
+            health_check_paths=self._health_check_paths,
+            readiness_path=self._readiness_path,
+            sends_connection_close=False,  # gunicorn drops it; see Integration.pre_request
+        )
+        for number in STOP_SIGNALS:
+            self._guard(number, signal.getsignal(number))
+        self._slot.be_ready()
+
+    def _guard(self, number: int, previous: Any) -> None:
+        def handle(signal_number: int, frame: Any) -> None:
+            if self._may_leave():
+                self._leave()
+                previous(signal_number, frame)
+
+        signal.signal(number, handle)
+        # As gunicorn has it: the system calls of a request under way are not interrupted.
+        signal.siginterrupt(number, False)  # noqa: FBT003 -- its only form
+
+    def _install_asgi(self) -> None:
+        """Prepare gunicorn's own ASGI worker, whose handlers are its loop's."""
+        worker = self._worker
+        worker.asgi = self._asgi_middleware(worker.asgi)
+        handlers = {
+            signal.SIGTERM: worker.handle_exit_signal,
+            signal.SIGINT: worker.handle_quit_signal,
+            signal.SIGQUIT: worker.handle_quit_signal,
+        }
+        for number, previous in handlers.items():
+            # Through the loop: a handler of signal.signal beside one of the loop's does not replace it.
+            worker.loop.add_signal_handler(number, self._call_if_meant, previous)
+        shut_down = worker._shutdown  # noqa: SLF001 -- the only place after the last accept and before the close
+
+        async def leave_first() -> None:
+            self._leave()
+            await asyncio.sleep(_TURNS)
+            await shut_down()
+
+        worker._shutdown = leave_first  # noqa: SLF001
+
+    def _call_if_meant(self, previous: Callable[[], None]) -> None:
+        if self._may_leave():
+            previous()
+
+    def _install_uvicorn(self) -> None:
+        """Prepare uvicorn's worker: it makes its server itself, so what it makes it of is changed, in this process."""
+        worker = self._worker
+        worker.wsgi = self._asgi_middleware(worker.wsgi)
+        # What the worker class has imported: no import of ours.
+        server_class = sys.modules["uvicorn.server"].Server
+        start_up, handle_exit, shut_down = server_class.startup, server_class.handle_exit, server_class.shutdown
+        linger = min(LINGER, float(worker.cfg.keepalive))
+
+        async def start_up_and_say(server: Any, sockets: Any = None) -> None:
+            await start_up(server, sockets=sockets)
+            self._slot.be_ready()
+
+        def exit_if_meant(server: Any, number: int, frame: Any) -> None:
+            if self._may_leave():
+                handle_exit(server, number, frame)
+
+        async def leave_first(server: Any, sockets: Any = None) -> None:
+            self._leave()
+            self._enter_draining()
+            await asyncio.sleep(_TURNS)
+            until = time.monotonic() + linger
+            # uvicorn tells nobody when a connection ends, and looks in the same way.
+            while server.server_state.connections and time.monotonic() < until and not server.force_exit:  # noqa: ASYNC110
+                await asyncio.sleep(_TURNS)
+            await shut_down(server, sockets=sockets)
+
+        server_class.startup = start_up_and_say
+        server_class.handle_exit = exit_if_meant
+        server_class.shutdown = leave_first
+
+    def _asgi_middleware(self, app: Any) -> ASGIMiddleware:
+        return ASGIMiddleware(
+            app, self._in_flight, health_check_paths=self._health_check_paths, readiness_path=self._readiness_path
+        )
+
+    # --- going ------------------------------------------------------------------------------------------------------
+
+    def _may_leave(self) -> bool:
+        """Whether a stop signal is to be obeyed. In signal handlers: takes no lock."""
+        if self._slot.is_told or self._is_alone:
+            return True
+        self._asked_at = self._asked_at or time.monotonic()
+        return False
+
+    def _leave(self) -> None:
+        """Accept no more. In signal handlers, too."""
+        self._is_leaving = True
+        self._gate.is_closed = True
+        self._slot.leave()
+
+    def _enter_draining(self) -> None:
+        """Let requests know that this worker goes, be it alone."""
+        ends_at = time.monotonic() + self._worker.cfg.graceful_timeout
+        cut_off_at = self._board.cut_off_at
+        ends_at = ends_at if cut_off_at is None else min(ends_at, cut_off_at)
+        self._in_flight.stop_state.enter(Phase.DRAINING, ends_at)
+
+    def _follow(self) -> None:
+        """Copy the phase of the stop, and look whether a signal was meant for us alone."""
+        stop_state = self._in_flight.stop_state
+        while True:
+            self._never.wait(_LOOK_EVERY)
+            phase, cut_off_at = self._board.phase, self._board.cut_off_at
+            if phase.value > stop_state.phase.value:
+                stop_state.enter(phase, cut_off_at)
+            elif cut_off_at is not None and stop_state.cut_off_at != cut_off_at and not self._is_leaving:
+                stop_state.hurry(cut_off_at)
+            if self._is_leaving and not stop_state.is_draining:
+                self._enter_draining()
+            if not self._slot.is_ready and getattr(self._worker, "servers", None):
+                self._slot.be_ready()  # gunicorn's ASGI worker: its start-up is over
+            if self._is_abandoned() and not self._is_alone:
+                self._is_alone = True
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    def _is_abandoned(self) -> bool:
+        """Whether we were asked to go, and no master is going to tell us."""
+        if self._asked_at is None:
+            return False
+        if os.getppid() != self._worker.ppid:
+            return True
+        return not self._board.phase.is_stopping and time.monotonic() - self._asked_at > ALONE_AFTER
+
+
+def _kind_of(worker: Any) -> str:
+    modules = {each.__module__.partition(".")[0] for each in type(worker).__mro__}
+    if modules & {"uvicorn", "uvicorn_worker"}:
+        return "uvicorn"
+    is_asgi = hasattr(worker, "handle_exit_signal") and hasattr(worker, "loop")
+    return "asgi" if is_asgi else "other"
