@@ -3,30 +3,47 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import select
+import shutil
 import socket
 import struct
+import subprocess
+import sys
 import threading
+import traceback
 from collections.abc import Callable, Iterator
 from functools import partial
+from pathlib import Path
 
 import pytest
 
 from registry_drain.clock import Deadline
 from registry_drain.servers.listener import (
     DEFAULT_HOLD_OFFS,
+    BoundPath,
     DrainableListener,
+    HeldOff,
     HoldOff,
     ListenerStoppedError,
     bound_address,
+    hold_off,
     hold_off_by_backlog,
+    hold_off_by_decoy,
     hold_off_by_filter,
+    prepare,
 )
+from registry_drain.servers.listener.listening_socket import ListeningSocket
 from registry_drain.testing.bench import Call
-from tests.support.processes import eventually
+from tests.servers.wire import ACK, FAMILIES, RST, SYN
+from tests.support.processes import REPOSITORY, eventually
 
 TIMEOUT = 10.0
+NOBODY = 65534
+needs_root = pytest.mark.skipif(
+    not hasattr(os, "setresuid") or os.getuid() != 0, reason="needs root, to give privileges up"
+)
 ENDPOINTS = [
     pytest.param(socket.AF_INET, "127.0.0.1", id="IPv4"),
     pytest.param(socket.AF_INET6, "::1", id="IPv6"),
@@ -49,7 +66,7 @@ class Stand:
         self.accepted.append(connection)
         return connection
 
-    def connect(self, timeout: float = TIMEOUT) -> socket.socket:
+    def connect(self, timeout: float | None = TIMEOUT) -> socket.socket:
         """Return a connected client."""
         client = socket.socket(self.family)
         self.clients.append(client)
@@ -58,13 +75,13 @@ class Stand:
         return client
 
     @property
-    def address(self) -> tuple[str, int]:
+    def address(self) -> tuple[str, int] | str:
         """Where it listens."""
-        return self._address
+        return self.bound
 
     def remember_address(self) -> None:
         """Keep the address for after the close."""
-        self._address = bound_address(self.sock)
+        self.bound = bound_address(self.sock)
 
     def accept_all(self) -> list[socket.socket]:
         """Run the accept loop to its end."""
@@ -105,12 +122,12 @@ def is_filter_allowed() -> bool:
 
 
 @pytest.mark.parametrize(("family", "host"), ENDPOINTS)
-@pytest.mark.parametrize("hold_off", [hold_off_by_filter, hold_off_by_backlog])
+@pytest.mark.parametrize("method", [hold_off_by_filter, hold_off_by_decoy, hold_off_by_backlog])
 def test_the_backlog_is_handed_over(
-    stand: Callable[..., Stand], family: socket.AddressFamily, host: str, hold_off: HoldOff
+    stand: Callable[..., Stand], family: socket.AddressFamily, host: str, method: HoldOff
 ) -> None:
     """What waits in the kernel when the stop begins is accepted, with every byte that was sent already."""
-    here = stand(family, host, (hold_off,))
+    here = stand(family, host, (method,))
     for number in range(100):
         here.connect().sendall(struct.pack("!I", number))
     closure = here.listener.stop(Deadline.after(TIMEOUT))
@@ -135,51 +152,259 @@ def test_the_filter_holds_clients_off(stand: Callable[..., Stand], family: socke
     held = hold_off_by_filter(here.sock)
     assert held is not None
     assert held.method == "SYN filter"
-    families = [(family, here.address[0])] + [(socket.AF_INET, "127.0.0.1")] * (host == "::")
+    families = [(family, here.bound[0])] + [(socket.AF_INET, "127.0.0.1")] * (host == "::")
     for each, address in families:
         with socket.socket(each) as late:
             late.settimeout(0.1)
             with pytest.raises(TimeoutError):
-                late.connect((address, here.address[1]))
+                late.connect((address, here.bound[1]))
     server_side, _ = here.sock.accept()
     with server_side:
         client.sendall(b"through")
         assert server_side.recv(16) == b"through"
 
 
-@pytest.mark.skipif(not hasattr(os, "setresuid") or os.getuid() != 0, reason="needs root, to give privileges up")
-def test_without_privileges_the_backlog_is_shortened(stand: Callable[..., Stand]) -> None:
-    """Where the kernel refuses the filter, the next method is taken, and said."""
-    here = stand()
+def without_privileges(run: Callable[[], None]) -> None:
+    """Run something in a process that is nobody's."""
+    "x".encode("idna")  # Nobody may not read the standard library everywhere: what it loads late is loaded now.
     child = os.fork()
     if child == 0:  # pragma: no cover - another process
         status = 1
-        with contextlib.suppress(BaseException):
-            os.setresuid(65534, 65534, 65534)
-            closure = here.listener.stop(Deadline.after(TIMEOUT))
-            status = 0 if closure.method == "listen(0)" and closure.is_clean else 2
-        os._exit(status)
+        try:
+            os.setresuid(NOBODY, NOBODY, NOBODY)
+            run()
+            status = 0
+        except BaseException:  # noqa: BLE001 - the parent hears of it by the status
+            traceback.print_exc()
+        finally:
+            os._exit(status)
     _, wait_status = os.waitpid(child, 0)
     assert os.waitstatus_to_exitcode(wait_status) == 0
 
 
-def test_a_unix_socket_is_shut_as_well(tmp_path: object) -> None:
-    """There is no SYN to filter; the backlog is served all the same."""
-    with socket.socket(socket.AF_UNIX) as sock, socket.socket(socket.AF_UNIX) as client:
-        path = f"{tmp_path}/listener"
-        sock.bind(path)
-        sock.listen(16)
-        client.connect(path)
-        assert bound_address(sock) == (path, 0)
-        accepted: list[socket.socket] = []
+@needs_root
+def test_without_privileges_a_decoy_is_taken(stand: Callable[..., Stand]) -> None:
+    """Where the kernel refuses the filter, the next method is taken, and said."""
 
-        def accept_one() -> None:
-            accepted.append(sock.accept()[0])
+    def stop() -> None:
+        here = stand()
+        clients = [here.connect() for _ in range(20)]
+        served = here.listener.accept()
+        closure = here.listener.stop(Deadline.after(TIMEOUT))
+        assert (closure.method, closure.accepted, closure.is_clean) == ("decoy", 19, True)
+        here.sock.close()
+        clients[0].sendall(b"x")
+        assert served.recv(1) == b"x"
 
-        listener = DrainableListener(sock, accept_one)
-        closure = listener.stop(Deadline.after(TIMEOUT))
-        assert (closure.method, closure.accepted) == ("listen(0)", 1)
-        accepted[0].close()
+    without_privileges(stop)
+
+
+@needs_root
+def test_who_cannot_bind_a_decoy_shortens_the_backlog(stand: Callable[..., Stand]) -> None:
+    """The address is another user's, who opened the listener: then there is no second one."""
+    here = stand()
+
+    def stop() -> None:
+        assert here.listener.stop(Deadline.after(TIMEOUT)).method == "listen(0)"
+        assert not here.sock.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT)
+
+    without_privileges(stop)
+
+
+@needs_root
+@pytest.mark.skipif(not Path("/dev/net/tun").exists() or shutil.which("ip") is None, reason="needs a tun device and ip")
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(
+    ("method", "cookies", "held"),
+    [
+        ("filter", "", "SYN filter"),
+        ("filter", "cookies", "SYN filter"),
+        ("decoy", "", "decoy"),
+        ("decoy", "cookies", "decoy"),
+        ("backlog", "", "listen(0)"),
+    ],
+)
+def test_packet_by_packet(family: str, method: str, cookies: str, held: str) -> None:
+    """A SYN that comes too late gets no answer; a handshake that was under way ends well; then the port refuses."""
+    command = [sys.executable, "-m", "tests.servers.wire", method, family, cookies]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, timeout=60, check=True, cwd=REPOSITORY)
+    # Shortening the backlog holds nobody off who comes while it is empty: then the late SYN is answered first.
+    first = (1001, ACK) if method != "backlog" else (1002, SYN | ACK)
+    seen = json.loads(done.stdout)
+    assert seen.pop("a SYN after") == [1003, RST | ACK] or method == "backlog"
+    assert seen == {
+        "method": held,
+        "a SYN before": [1001, SYN | ACK],
+        "the first after holding off": list(first),
+        "request": "request",
+        "accepted besides": False,
+    }
+
+
+@pytest.mark.parametrize("is_reuseport", [False, True])
+def test_a_decoy_leaves_nothing_behind(is_reuseport: bool) -> None:
+    """Once it is closed a successor can bind the port, as anybody would."""
+    with socket.create_server(("127.0.0.1", 0), reuse_port=is_reuseport) as sock:
+        address = sock.getsockname()
+        held = hold_off_by_decoy(sock)
+        assert held is not None
+    with socket.socket() as early:
+        early.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        with pytest.raises(OSError, match="in use"):
+            early.bind(address)
+    held.close()
+    held.close()
+    socket.create_server(address).close()
+
+
+def test_a_port_that_others_listen_on_gets_no_decoy() -> None:
+    """Its program would hold off the clients of all who share the port."""
+    with (
+        socket.create_server(("127.0.0.1", 0), reuse_port=True) as ours,
+        socket.create_server(ours.getsockname(), reuse_port=True) as others,
+    ):
+        assert hold_off_by_decoy(ours) is None
+        assert hold_off((ours), [hold_off_by_decoy, hold_off_by_backlog]).method == "listen(0)"
+        clients = []
+        for _ in range(20):  # listen(0) leaves one place, and half of these would have been ours.
+            client = socket.socket()
+            client.setblocking(False)
+            client.connect_ex(ours.getsockname())
+            clients.append(client)
+        others.settimeout(TIMEOUT)
+        others.accept()[0].close()
+        for client in clients:
+            client.close()
+
+
+def test_connections_that_forbid_a_decoy_are_why_a_listener_is_prepared() -> None:
+    """A second socket can be bound beside connections only if those are marked; the mark comes from their listener."""
+    methods = []
+    for is_prepared in (False, True):
+        with socket.socket() as sock:
+            sock.bind(("127.0.0.1", 0))
+            sock.listen()
+            if is_prepared:
+                prepare(sock)
+            with socket.create_connection(sock.getsockname()), sock.accept()[0]:
+                held = hold_off(sock, [hold_off_by_decoy, hold_off_by_backlog])
+                methods.append(held.method)
+                sock.close()
+                held.close()
+    assert methods == ["listen(0)", "decoy"]
+
+
+def test_a_listener_that_somebody_keeps_is_left_alone() -> None:
+    """Another process goes on with it."""
+    with ListeningSocket(socket.AF_INET, socket.SOCK_STREAM) as sock:
+        sock.bind(("127.0.0.1", 0))
+        sock.listen()
+        sock.keep_for("left to a test")
+        try:
+            held = hold_off(sock)
+            assert held == HeldOff("left to a test", is_final=True)
+            with socket.create_connection(sock.getsockname(), TIMEOUT):
+                sock.accept()[0].close()
+        finally:
+            sock.keep_for("")
+
+
+class UnixStand(Stand):
+    """The same on a Unix socket."""
+
+    def __init__(self, path: Path) -> None:
+        """Listen."""
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.bind(str(path))
+        self.sock.listen(64)
+        self.family = socket.AF_UNIX
+        self.accepted = []
+        self.clients = []
+        self.listener = DrainableListener(self.sock, self._accept)
+        self.path = path
+
+    @property
+    def address(self) -> str:
+        """Where it listens."""
+        return str(self.path)
+
+
+@pytest.fixture
+def unix_stand(tmp_path: Path) -> Iterator[UnixStand]:
+    """Give a stand on a Unix socket."""
+    with contextlib.closing(UnixStand(tmp_path / "listener")) as made:
+        yield made
+
+
+def test_the_backlog_of_a_unix_socket_is_handed_over(unix_stand: UnixStand) -> None:
+    """Who waits is served; who comes later finds nothing."""
+    here = unix_stand
+    assert bound_address(here.sock) == (str(here.path), 0)
+    for number in range(50):
+        here.connect().sendall(struct.pack("!I", number))
+    closure = here.listener.stop(Deadline.after(TIMEOUT))
+    assert (closure.method, closure.accepted, closure.is_clean) == ("shutdown(SHUT_RD)", 50, True)
+    assert [struct.unpack("!I", connection.recv(4))[0] for connection in here.accept_all()] == list(range(50))
+    assert not here.path.exists()
+
+
+def test_who_waits_for_a_place_at_a_unix_socket_is_refused(unix_stand: UnixStand) -> None:
+    """A full backlog makes clients wait in connect: they hear at once that nobody will come."""
+    here = unix_stand
+    here.sock.listen(0)
+    # Without a time limit: with one, Python connects without blocking, and is told EAGAIN.
+    waiting = [Call(partial(here.connect, None)) for _ in range(5)]
+    eventually(lambda: sum(not call.is_alive() for call in waiting) == 1)
+    assert here.listener.stop(Deadline.after(TIMEOUT)).is_clean
+    here.sock.close()  # Accepting wakes one who waits; closing, all.
+    served = [call for call in waiting if call.ended(TIMEOUT, "a client").error is None]
+    assert len(served) == len(here.accept_all())
+    assert {type(call.error) for call in waiting if call not in served} <= {ConnectionRefusedError, FileNotFoundError}
+
+
+def test_a_successors_path_is_not_removed(unix_stand: UnixStand) -> None:
+    """It was started on the same path before this one stopped."""
+    here = unix_stand
+    here.path.unlink()
+    with socket.socket(socket.AF_UNIX) as successor:
+        successor.bind(here.address)
+        successor.listen()
+        here.listener.stop(Deadline.after(TIMEOUT))
+        here.connect()
+        successor.accept()[0].close()
+
+
+def test_a_path_that_a_successor_takes_in_that_moment_is_put_back(tmp_path: Path) -> None:
+    """Between the look at the file and its removal."""
+    path = tmp_path / "listener"
+    with socket.socket(socket.AF_UNIX) as ours, socket.socket(socket.AF_UNIX) as successor:
+        ours.bind(str(path))
+        bound = BoundPath(ours)
+        successor.bind(f"{path}.new")
+        successor.listen()
+        look = bound._is_ours
+
+        def look_and_lose(at: str) -> bool:
+            is_ours = look(at)
+            if is_ours:
+                Path(f"{path}.new").rename(path)
+            return is_ours
+
+        bound._is_ours = look_and_lose  # type: ignore[assignment, method-assign]
+        assert not bound.remove()
+        with socket.socket(socket.AF_UNIX) as client:
+            client.connect(str(path))
+        assert [file.name for file in tmp_path.iterdir()] == ["listener"]
+
+
+def test_sockets_without_a_file_have_no_path(tmp_path: Path) -> None:
+    """Abstract ones, TCP's, and those whose file has gone."""
+    with socket.socket(socket.AF_UNIX) as abstract, socket.socket(socket.AF_UNIX) as gone, socket.socket() as tcp:
+        abstract.bind(f"\0{tmp_path}")
+        gone.bind(str(tmp_path / "gone"))
+        (tmp_path / "gone").unlink()
+        for sock in (abstract, gone, tcp):
+            assert not BoundPath(sock).remove()
 
 
 def test_an_accept_loop_that_sleeps_is_woken(stand: Callable[..., Stand]) -> None:
@@ -286,20 +511,21 @@ class Storm:
     def __init__(self, here: Stand) -> None:
         """Begin."""
         self._address = here.address
+        self._family = here.family
         self.served: list[None] = []
         self.lost: list[OSError] = []
         self._calls = [Call(self._run) for _ in range(8)]
 
     def _run(self) -> None:
         while True:
-            with socket.socket() as client:
+            with socket.socket(self._family) as client:
                 client.settimeout(TIMEOUT)
                 try:
                     client.connect(self._address)
                     client.sendall(b"x")
                     if client.recv(1) != b"x":
                         raise ConnectionResetError("end of file instead of an answer")
-                except ConnectionRefusedError:
+                except (ConnectionRefusedError, FileNotFoundError):
                     return
                 except OSError as error:
                     self.lost.append(error)
@@ -321,7 +547,7 @@ def echo_until_stopped(here: Stand) -> None:
 
 
 @pytest.mark.parametrize(
-    ("hold_off", "tolerated"),
+    ("method", "tolerated"),
     [
         # Measured, none in a hundred stops; but a handshake may take longer than ROUND_TRIP on a busy machine.
         pytest.param(
@@ -329,22 +555,50 @@ def echo_until_stopped(here: Stand) -> None:
             1,
             marks=pytest.mark.skipif(not is_filter_allowed(), reason="needs CAP_NET_ADMIN"),
         ),
+        pytest.param(hold_off_by_decoy, 1),
         # There is a last moment: measured, one reset in thirty stops, and in three on another machine.
         pytest.param(hold_off_by_backlog, 6),
     ],
 )
-def test_under_a_connect_storm_nobody_is_reset(stand: Callable[..., Stand], hold_off: HoldOff, tolerated: int) -> None:
+def test_under_a_connect_storm_nobody_is_reset(stand: Callable[..., Stand], method: HoldOff, tolerated: int) -> None:
     """Clients that connect all the time are served or refused, in five stops of a running accept loop."""
     lost: list[OSError] = []
     for _ in range(5):
-        here = stand(hold_offs=(hold_off,))
-        loop, storm = Call(partial(echo_until_stopped, here)), Storm(here)
-        eventually(partial(_has_served, storm), interval=0.001)
-        assert here.listener.stop(Deadline.after(TIMEOUT)).is_clean
-        loop.result(TIMEOUT, "the accept loop")
-        storm.end()
-        lost += storm.lost
+        lost += stop_in_a_storm(stand(hold_offs=(method,)))[1]
     assert len(lost) <= tolerated, lost
+
+
+def stop_in_a_storm(here: Stand) -> tuple[str, list[OSError]]:
+    """Return how the listener was closed, and what clients lost that connected all the time."""
+    loop, storm = Call(partial(echo_until_stopped, here)), Storm(here)
+    eventually(partial(_has_served, storm), interval=0.001)
+    closure = here.listener.stop(Deadline.after(TIMEOUT))
+    assert closure.is_clean
+    loop.result(TIMEOUT, "the accept loop")
+    storm.end()
+    return closure.method, storm.lost
+
+
+@needs_root
+def test_without_privileges_a_connect_storm_loses_nobody(stand: Callable[..., Stand]) -> None:
+    """By what is chosen then, as in most containers."""
+
+    def storm() -> None:
+        lost: list[OSError] = []
+        for _ in range(5):
+            method, lost_now = stop_in_a_storm(stand())
+            assert method == "decoy"
+            lost += lost_now
+        assert len(lost) <= 1, lost
+
+    without_privileges(storm)
+
+
+def test_under_a_connect_storm_a_unix_socket_resets_nobody(tmp_path: Path) -> None:
+    """There is no handshake, and so no last moment."""
+    for number in range(5):
+        with contextlib.closing(UnixStand(tmp_path / str(number))) as here:
+            assert stop_in_a_storm(here) == ("shutdown(SHUT_RD)", [])
 
 
 def _has_served(storm: Storm) -> bool:

@@ -31,7 +31,9 @@ from typing import Generic, TypeVar
 
 from registry_drain.clock import Deadline
 from registry_drain.servers.base import ListenerClosure
-from registry_drain.servers.listener.hold_off import ROUND_TRIP, HoldOff, hold_off
+from registry_drain.servers.listener.bound_path import BoundPath
+from registry_drain.servers.listener.hold_off import ROUND_TRIP, HoldOff, hold_off, prepare
+from registry_drain.servers.listener.listening_socket import ListeningSocket, keeper_of
 
 T = TypeVar("T")
 
@@ -53,12 +55,20 @@ class DrainableListener(Generic[T]):
         accept_one: accepts one connection from ``sock`` (blocking as ``sock`` does), makes it known to whoever drains
             connections, and returns what the accept loop wants. Must be callable from two threads at once.
         hold_offs: the methods to try, best first; None: all.
+        removes_path: whether the file of a Unix socket is removed, if it is still this socket's.
     """
 
     def __init__(
-        self, sock: socket.socket, accept_one: Callable[[], T], *, hold_offs: Sequence[HoldOff] | None = None
+        self,
+        sock: socket.socket,
+        accept_one: Callable[[], T],
+        *,
+        hold_offs: Sequence[HoldOff] | None = None,
+        removes_path: bool = True,
     ) -> None:
+        prepare(sock)
         self._sock = sock
+        self._path = BoundPath(sock) if removes_path else None
         self._accept_one = accept_one
         self._hold_offs = hold_offs
         self._handed_over: queue.SimpleQueue[T | None] = queue.SimpleQueue()
@@ -107,11 +117,16 @@ class DrainableListener(Generic[T]):
             return self._closure
 
     def _stop(self, deadline: Deadline) -> ListenerClosure:
+        # First, for a Unix socket's accept fails from the moment in which clients are held off.
+        self._is_stopping = True
+        if isinstance(self._sock, ListeningSocket) and self._sock.keeper:
+            return self._leave(self._sock, deadline)
         held = hold_off(self._sock, self._hold_offs)
+        if self._path is not None and not keeper_of(self._sock):
+            self._path.remove()
         # From here on nobody's accept may block: the accept loop could take what our poll has seen.
         self._sock.settimeout(0.0)
-        self._is_stopping = True
-        accepted, is_clean = self._take_backlog(deadline)
+        accepted, is_clean = self._take_backlog(deadline, 0.0 if held.is_final else ROUND_TRIP)
         try:
             self._sock.shutdown(socket.SHUT_RDWR)
         except OSError:
@@ -123,7 +138,14 @@ class DrainableListener(Generic[T]):
         self._handed_over.put(None)
         return ListenerClosure(held.method, accepted, is_clean and is_outside)
 
-    def _take_backlog(self, deadline: Deadline) -> tuple[int, bool]:
+    def _leave(self, sock: ListeningSocket, deadline: Deadline) -> ListenerClosure:
+        """Stop accepting from a socket that another process has too: what is in the backlog is that one's."""
+        sock.shutdown(socket.SHUT_RDWR)  # wakes our accept loop, and does nothing to the kernel's socket
+        is_outside = self._is_outside.wait(_OVERTIME_S) or deadline.wait(self._is_outside)
+        self._handed_over.put(None)
+        return ListenerClosure(sock.keeper, 0, is_outside)
+
+    def _take_backlog(self, deadline: Deadline, round_trip: float) -> tuple[int, bool]:
         # Real time besides the deadline's: this waits for packets on a wire, and they do not jump.
         started_at = time.monotonic()
         poller = select.poll()
@@ -133,7 +155,7 @@ class DrainableListener(Generic[T]):
             elapsed = time.monotonic() - started_at
             if deadline.is_past and elapsed >= _OVERTIME_S:
                 return accepted, False
-            left = min(max(ROUND_TRIP - elapsed, 0.0), deadline.remaining())
+            left = min(max(round_trip - elapsed, 0.0), deadline.remaining())
             if not poller.poll(left * 1000):
                 if left == 0:
                     return accepted, True
@@ -141,7 +163,10 @@ class DrainableListener(Generic[T]):
             try:
                 item = self._accept_one()
             except BlockingIOError:
-                continue  # The accept loop was faster.
+                # The accept loop was faster; or it is a Unix socket, which polls as readable once it is shut.
+                if left == 0:
+                    return accepted, True
+                continue
             except OSError:
                 # The client is gone (ECONNABORTED), or we are out of descriptors (EMFILE) until a request ends.
                 time.sleep(0.001)

@@ -2,24 +2,27 @@
 
 By the first method that works:
 
-=================  ==============  =============================================================================
-method             needs           while held off, a client's connect
-=================  ==============  =============================================================================
-``SYN filter``     CAP_NET_ADMIN   is dropped by a socket filter (``SO_ATTACH_FILTER``, ``socket(7)``); its kernel
-                                   retries after 1 s (RFC 6298) and is refused cleanly
-``listen(0)``      nothing         is still accepted now and then, one at a time, until the last moment: under a
-                                   connect storm about one reset in three stops remains
-=================  ==============  =============================================================================
+=====================  ==============  ==============================================================================
+method                 needs           while held off, a client's connect
+=====================  ==============  ==============================================================================
+``shutdown(SHUT_RD)``  AF_UNIX         is refused
+``SYN filter``         CAP_NET_ADMIN   is dropped by a socket filter (``SO_ATTACH_FILTER``, ``socket(7)``); its kernel
+                       (new kernels)   tries again after 1 s (RFC 6298) and is refused cleanly
+``decoy``              nothing         the same, by :mod:`~registry_drain.servers.listener.decoy`
+``listen(0)``          nothing         is still accepted now and then, one at a time, until the last moment: under a
+                                       connect storm about one reset in three stops remains
+=====================  ==============  ==============================================================================
 """
 
 from __future__ import annotations
 
-import ctypes
 import socket
-import struct
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+
+from registry_drain.servers.listener.decoy import allow_decoy, open_decoy
+from registry_drain.servers.listener.listening_socket import keeper_of
+from registry_drain.servers.listener.packet_program import FLAGS, IS_PURE_SYN, Program, attach_program, is_tcp
 
 
 def _nothing() -> None:
@@ -33,10 +36,12 @@ class HeldOff:
     Attributes:
         method: how; shown in the report (``ListenerClosure.method``).
         release: gives back what the method needs besides the listener.
+        is_final: nothing is under way any more: what is in the backlog now is all that will ever come.
     """
 
     method: str
     release: Callable[[], None] = _nothing
+    is_final: bool = False
 
     def close(self) -> None:
         """Release what holding off needed. Idempotent, never raises; from any thread.
@@ -58,31 +63,46 @@ centre; with it, 100 of 100 measured stops under a connect storm lost nothing.
 """
 
 _ATTACH_FILTER = 26  # SO_ATTACH_FILTER, asm-generic/socket.h; Python has no name for it.
-# Classic BPF, run at the first byte of the TCP header: drop segments with SYN set and ACK clear (RFC 9293, 3.1).
-_DROP_PURE_SYN = (
-    (0x30, 0, 0, 13),  # load the flags
-    (0x54, 0, 0, 0x12),  # and SYN|ACK
-    (0x15, 0, 1, 0x02),  # is it SYN alone?
+_DROP_PURE_SYN: Program = (
+    # It is run at the first byte of the TCP header.
+    (0x30, 0, 0, FLAGS),  # load the flags
+    *IS_PURE_SYN,
     (0x06, 0, 0, 0),  # then keep 0 bytes: drop
     (0x06, 0, 0, 0xFFFFFFFF),  # else keep all
 )
 
 
+def hold_off_by_shutdown(listener: socket.socket) -> HeldOff | None:
+    """Shut a Unix socket for reading: nobody gets in any more, and what is in the backlog can still be accepted.
+
+    On Linux, by net/unix/af_unix.c: connecting and shutting down exclude each other. Those who wait in ``connect`` for
+    a place in a full backlog are refused when the socket is closed, at the latest.
+    """
+    if listener.family != socket.AF_UNIX:
+        return None
+    try:
+        # The kernel's: to those who accept, a ListeningSocket that they may go on with must not look shut.
+        socket.socket.shutdown(listener, socket.SHUT_RD)
+    except OSError:  # ENOTCONN where listeners cannot be shut down
+        return None
+    return HeldOff("shutdown(SHUT_RD)", is_final=True)
+
+
 def hold_off_by_filter(listener: socket.socket) -> HeldOff | None:
     """Drop new SYNs in the kernel, for IPv4, IPv6 and dual-stack listeners alike."""
-    if not sys.platform.startswith("linux"):
+    if not is_tcp(listener):
         return None
-    program = b"".join(struct.pack("HBBI", *step) for step in _DROP_PURE_SYN)
-    buffer = ctypes.create_string_buffer(program)
-    # struct sock_fprog: an unsigned short and, aligned, a pointer.
-    fprog = struct.pack("HP", len(_DROP_PURE_SYN), ctypes.addressof(buffer))
     try:
-        if listener.getsockopt(socket.SOL_SOCKET, socket.SO_PROTOCOL) != socket.IPPROTO_TCP:
-            return None
-        listener.setsockopt(socket.SOL_SOCKET, _ATTACH_FILTER, fprog)
+        attach_program(listener, _ATTACH_FILTER, _DROP_PURE_SYN)
     except OSError:  # EPERM without CAP_NET_ADMIN
         return None
     return HeldOff("SYN filter")
+
+
+def hold_off_by_decoy(listener: socket.socket) -> HeldOff | None:
+    """Steer new SYNs to a second listener that drops them."""
+    decoy = open_decoy(listener)
+    return None if decoy is None else HeldOff("decoy", decoy.close)
 
 
 def hold_off_by_backlog(listener: socket.socket) -> HeldOff | None:
@@ -94,7 +114,12 @@ def hold_off_by_backlog(listener: socket.socket) -> HeldOff | None:
     return HeldOff("listen(0)")
 
 
-DEFAULT_HOLD_OFFS: tuple[HoldOff, ...] = (hold_off_by_filter, hold_off_by_backlog)
+DEFAULT_HOLD_OFFS: tuple[HoldOff, ...] = (
+    hold_off_by_shutdown,
+    hold_off_by_filter,
+    hold_off_by_decoy,
+    hold_off_by_backlog,
+)
 """Best first."""
 
 
@@ -103,13 +128,23 @@ def hold_off(listener: socket.socket, methods: Sequence[HoldOff] | None = None) 
 
     What is in the backlog, and handshakes under way, are not touched: go on accepting for :data:`ROUND_TRIP`, and on
     until nothing comes; close the listener; and then :meth:`HeldOff.close` what this returned. Does not block.
+
+    It is done to the socket, whoever shares it: other descriptors, other processes. Only one that somebody keeps
+    (:class:`~registry_drain.servers.listener.listening_socket.ListeningSocket`) is left alone; the keeper is named.
     """
+    keeper = keeper_of(listener)
+    if keeper:
+        # Another process listens on it too: it accepts what is in the backlog, and nothing may be done to the socket.
+        return HeldOff(keeper, is_final=True)
     chosen = DEFAULT_HOLD_OFFS if methods is None else methods
     return next((held for method in chosen if (held := method(listener)) is not None), HeldOff("close"))
 
 
 def prepare(sock: socket.socket) -> None:
-    """Make ready a TCP socket that will listen, before it is bound; whoever binds a listener himself calls it.
+    """Make ready a listening socket: allow it a decoy later. Idempotent, never raises.
 
-    Not needed for holding off, but some methods do better with it. Never raises.
+    Call it before the first connection is accepted, best before ``bind``; :class:`DrainableListener` does it by itself.
+    Without it, and where ``SO_REUSEADDR`` was not set otherwise, a decoy cannot be had while connections are open. All
+    it does is to set that option, which on Linux lets nobody share the port.
     """
+    allow_decoy(sock)
