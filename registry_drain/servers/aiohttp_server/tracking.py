@@ -1,0 +1,159 @@
+"""What an aiohttp application gets: a middleware that counts its requests, and a signal that sends clients away.
+
+Theory of operation: aiohttp writes the answer after the application's middlewares are through. The one here is the
+outermost, and writes the answer itself (``prepare`` and ``write_eof``, which do nothing when they are called again), so
+that a request is in flight until its last byte is handed to the kernel. Everything used is public API of aiohttp, but
+for the queue of pipelined requests.
+
+Rules:
+
+1. ``Connection: close`` only if no further request is there: aiohttp drops what was pipelined behind it.
+2. A request that is cut off before its answer has begun is answered with 503, without ``Retry-After``: the handler may
+   have done part of its work, so nobody is invited to send it again.
+
+Sources: ``aiohttp/web_protocol.py`` (``RequestHandler.start``, ``finish_response``) of aiohttp 3.9 and 3.14.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import select
+from contextlib import suppress
+from dataclasses import dataclass
+
+from aiohttp import web
+from aiohttp.typedefs import Handler
+
+from registry_drain.instance import format_endpoint
+from registry_drain.servers.current_request import TrackedRequest, serving
+from registry_drain.servers.http.exchange import CUT_OFF
+from registry_drain.servers.http.policy import READY, REFUSAL, STOPPING, RequestPolicy, Verdict
+from registry_drain.servers.in_flight import InFlight
+
+Connection = web.RequestHandler
+
+
+@dataclass(slots=True, eq=False)
+class Served:
+    """One request that is being served.
+
+    Attributes:
+        task: serves it.
+        has_started: its answer has begun.
+        is_cut: we have cancelled it.
+        websocket: what it has become.
+        is_sent_away: its WebSocket is being closed.
+    """
+
+    task: asyncio.Task[object] | None
+    has_started: bool = False
+    is_cut: bool = False
+    websocket: web.WebSocketResponse | None = None
+    is_sent_away: bool = False
+
+
+class Tracking:
+    """Counts one application's requests. For its event loop.
+
+    Args:
+        in_flight: the server's.
+        policy: decides what becomes of a request.
+
+    Attributes:
+        served: what is being served now, by connection.
+        ended_at: when a connection's last request ended, on the loop's clock; noted only once the instance is delisted.
+    """
+
+    def __init__(self, in_flight: InFlight, policy: RequestPolicy) -> None:
+        self.served: dict[Connection, Served] = {}
+        self.ended_at: dict[Connection, float] = {}
+        self._in_flight = in_flight
+        self._state = in_flight.stop_state
+        self._policy = policy
+
+    def install(self, app: web.Application) -> None:
+        """Add the middleware and the signal, once; before the application is frozen."""
+        app.middlewares.insert(0, self._serve)
+        app.on_response_prepare.append(self._prepare)
+
+    @web.middleware
+    async def _serve(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        path = request.path
+        policy, state = self._policy, self._state
+        if state.is_stopping or policy.readiness_path:
+            answer = self._answer(policy.verdict(path))
+            if answer is not None:
+                return answer
+        is_health_check = path in policy.health_check_paths
+        key = self._in_flight.begin(f"{request.method} {path}", _peer(request), is_health_check=is_health_check)
+        token = serving.set(TrackedRequest(self._in_flight, key))
+        connection = request.protocol
+        served = self.served[connection] = Served(asyncio.current_task())
+        try:
+            return await _finished(request, await handler(request))
+        except web.HTTPException as answer:
+            await _finished(request, answer)
+            raise
+        except asyncio.CancelledError:
+            if not served.is_cut or served.has_started:
+                raise
+            cut = web.Response(status=503, body=CUT_OFF, content_type="text/plain")
+            cut.force_close()
+            return await _finished(request, cut)
+        finally:
+            self.served.pop(connection, None)
+            if state.is_delisted:
+                self.ended_at[connection] = asyncio.get_running_loop().time()
+            serving.reset(token)
+            self._in_flight.end(key)
+
+    def _answer(self, verdict: Verdict) -> web.Response | None:
+        """Return the answer to what the application does not see."""
+        if verdict is Verdict.SERVE:
+            return None
+        if verdict is Verdict.ANSWER_READINESS and not self._state.is_stopping:
+            return web.Response(body=READY, content_type="text/plain")
+        body = REFUSAL if verdict is Verdict.REFUSE else STOPPING
+        headers = {"Retry-After": self._policy.retry_after}
+        answer = web.Response(status=503, body=body, content_type="text/plain", headers=headers)
+        answer.force_close()
+        return answer
+
+    async def _prepare(self, request: web.Request, response: web.StreamResponse) -> None:
+        # An answer is about to be written.
+        served = self.served.get(request.protocol)
+        if served is not None:
+            served.has_started = True
+        if isinstance(response, web.WebSocketResponse):
+            if served is not None:
+                served.websocket = response
+        elif self._state.is_delisted and response.status >= 200 and not has_more(request.protocol):
+            response.force_close()
+
+
+async def _finished(request: web.Request, response: web.StreamResponse) -> web.StreamResponse:
+    if isinstance(response, web.StreamResponse):  # else aiohttp says what is wrong with it
+        with suppress(ConnectionError):  # the client is gone; aiohttp finds out by itself
+            await response.prepare(request)
+            await response.write_eof()
+    return response
+
+
+def has_more(connection: Connection) -> bool:
+    """Whether bytes of a further request are here already, be it in aiohttp's queue or in the kernel."""
+    if getattr(connection, "_messages", None):
+        return True
+    transport = connection.transport
+    sock = None if transport is None else transport.get_extra_info("socket")
+    if sock is None or sock.fileno() < 0:
+        return False
+    poller = select.poll()
+    poller.register(sock.fileno(), select.POLLIN)
+    # An end of file is readable as well: aiohttp is about to close such a connection by itself.
+    return bool(poller.poll(0))
+
+
+def _peer(request: web.Request) -> str:
+    transport = request.transport
+    peer = None if transport is None else transport.get_extra_info("peername")
+    return format_endpoint(peer[0], peer[1]) if isinstance(peer, tuple) else str(peer or "")
