@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import multiprocessing
 import threading
 import time
 import unittest
@@ -60,6 +61,37 @@ class ContractClient(Protocol):
         ...
 
 
+class _Semaphore(Protocol):
+    """A semaphore, of threads or of processes."""
+
+    def acquire(self, *, timeout: float) -> bool:
+        """Take one; False if there was none for so long."""
+        ...
+
+    def release(self) -> None:
+        """Give one."""
+        ...
+
+
+class _Gate:
+    """Opens once, for all. Unlike multiprocessing's events it does not mind waiters that are killed."""
+
+    def __init__(self, semaphore: _Semaphore) -> None:
+        """Begin closed."""
+        self._semaphore = semaphore
+
+    def set(self) -> None:
+        """Open it."""
+        self._semaphore.release()
+
+    def wait(self, timeout: float) -> bool:
+        """Wait until it is open, at most ``timeout`` seconds."""
+        is_open = self._semaphore.acquire(timeout=timeout)
+        if is_open:
+            self._semaphore.release()  # for the next one
+        return is_open
+
+
 class Stage:
     """One server and its clients. As a context it ends both, and fails if anything is left of the server."""
 
@@ -70,8 +102,12 @@ class Stage:
         self._sockets_before = _open_sockets()
         self._exits = contextlib.ExitStack()
         self.patience = contract.patience
-        self.entered = threading.Semaphore(0)
-        self.gate = threading.Event()
+        # The handler may run in a child process, by fork: it works with what it was given before.
+        new_semaphore: Callable[[int], _Semaphore] = threading.Semaphore
+        if contract.serves_in_processes:
+            new_semaphore = multiprocessing.get_context("fork").Semaphore
+        self.entered = new_semaphore(0)
+        self.gate = _Gate(new_semaphore(0))
         self.server = contract.new_server(self._serve)
         self.address = ("", 0)
 
@@ -167,6 +203,7 @@ class ServerContract:
         is_concurrent: whether several connections are served at the same time.
         can_pipeline: whether a client may send its next request before it has the answer to the last one.
         keeps_connections: whether a connection carries more than one request.
+        serves_in_processes: whether handlers run in forked child processes.
     """
 
     patience: float = 10.0
@@ -174,6 +211,7 @@ class ServerContract:
     is_concurrent: bool = True
     can_pipeline: bool = True
     keeps_connections: bool = True
+    serves_in_processes: bool = False
 
     def new_server(self, serve: Callable[[bytes], bytes]) -> DrainableServer:
         """Return an adapter around a new server on 127.0.0.1 and a free port, which answers with ``serve(payload)``."""

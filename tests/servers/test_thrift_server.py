@@ -14,7 +14,6 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -35,7 +34,7 @@ from registry_drain.servers.connections import connection as connection_module
 from registry_drain.servers.thrift_server import ThriftServer
 from registry_drain.testing.bench import Call
 from registry_drain.testing.server_contract import ContractClient, ServerContract
-from tests.servers.thrift_echo import EchoClient, EchoProcessor, encoded
+from tests.servers.thrift_echo import EchoClient, EchoProcessor, TlsEchoClient, encoded
 from tests.support.processes import eventually
 from tests.support.tls_files import TlsFiles
 
@@ -123,21 +122,6 @@ class TestSimple(ThriftContract):
         return TSimpleServer(*self.parts(serve))
 
 
-class TlsClient(EchoClient):
-    """The same over TLS."""
-
-    def __init__(self, address: tuple[str, int], authority: Path) -> None:
-        """Connect and shake hands."""
-        super().__init__(address)
-        try:
-            context = ssl.create_default_context(cafile=str(authority))
-            self.sock = context.wrap_socket(self.sock, server_hostname="127.0.0.1")
-        except OSError:
-            self.sock.close()
-            raise
-        self._tsocket.setHandle(self.sock)
-
-
 class TestThreadedTls(ThriftContract):
     """Over TLS, whose bytes on the wire are not those that are read."""
 
@@ -154,7 +138,7 @@ class TestThreadedTls(ThriftContract):
 
     def connect(self, address: tuple[str, int]) -> ContractClient:
         """Return a client."""
-        return TlsClient(address, self._tls.ca)
+        return TlsEchoClient(address, self._tls.ca)
 
 
 FRAMED = TFramedTransportFactory()

@@ -6,8 +6,10 @@ Small enough to see every byte, and free to use any transport and protocol.
 from __future__ import annotations
 
 import socket
+import ssl
 import struct
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from thrift.protocol.TBinaryProtocol import TBinaryProtocolFactory
@@ -79,6 +81,21 @@ class EchoClient:
     def close(self) -> None:
         """Hang up."""
         self.sock.close()
+
+
+class TlsEchoClient(EchoClient):
+    """The same over TLS."""
+
+    def __init__(self, address: tuple[str, int], authority: Path, *, timeout: float = 10.0) -> None:
+        """Connect and shake hands."""
+        super().__init__(address, timeout=timeout)
+        try:
+            context = ssl.create_default_context(cafile=str(authority))
+            self.sock = context.wrap_socket(self.sock, server_hostname="127.0.0.1")
+        except OSError:
+            self.sock.close()
+            raise
+        self._tsocket.setHandle(self.sock)
 
 
 def encoded(payload: bytes, *, name: str = "call") -> bytes:

@@ -1,12 +1,18 @@
-"""Drains Apache Thrift's servers. ``server`` is the adapter, ``messages`` its part on the path of every call."""
+"""Drains Apache Thrift's servers, an adapter for each way to serve.
+
+``server`` is the adapter of those with threads, ``nonblocking`` that of ``TNonblockingServer``, ``processes`` that of
+those that fork, with ``supervisor``, ``controls`` and ``shared_table`` behind it. ``tracking`` is what they share,
+``messages`` its part on the path of every call, ``tls`` and ``transport`` the sockets.
+"""
 
 from registry_drain.errors import MissingExtraError
 
 try:
+    from registry_drain.servers.thrift_server.processes import ThriftProcessServer
     from registry_drain.servers.thrift_server.server import ThriftServer
 except ModuleNotFoundError as error:
     if (error.name or "").partition(".")[0] != "thrift":
         raise
     raise MissingExtraError("registry_drain.servers.thrift_server", "thrift", "thrift") from error
 
-__all__ = ["ThriftServer"]
+__all__ = ["ThriftProcessServer", "ThriftServer"]

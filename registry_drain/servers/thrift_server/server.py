@@ -27,7 +27,7 @@ from thrift.server.TServer import TForkingServer, TServer, TSimpleServer, TThrea
 
 from registry_drain.clock import SYSTEM_CLOCK, Clock
 from registry_drain.errors import ConfigurationError
-from registry_drain.servers.connections import IDLE_QUIET
+from registry_drain.servers.connections import IDLE_QUIET, SPREAD
 from registry_drain.servers.connections.adapter import BlockingServerAdapter
 from registry_drain.servers.listener import DrainableListener
 from registry_drain.servers.thrift_server.tls import accept_with
@@ -57,6 +57,8 @@ class ThriftServer(BlockingServerAdapter):
         health_check_methods: names of methods whose calls are no sign that callers still know this instance.
         clock: for the instants of requests.
         idle_quiet: seconds without a byte before an idle connection is closed by the drain.
+        spread: seconds over which idle connections are closed, at most, so that their clients do not all reconnect at
+            the same instant; 0: all at once.
 
     Raises:
         ConfigurationError: a kind of server or server transport that this adapter cannot drain.
@@ -69,10 +71,11 @@ class ThriftServer(BlockingServerAdapter):
         health_check_methods: Collection[str] = (),
         clock: Clock = SYSTEM_CLOCK,
         idle_quiet: float = IDLE_QUIET,
+        spread: float = SPREAD,
     ) -> None:
         if not isinstance(server, (TThreadedServer, TThreadPoolServer, TSimpleServer)):
             raise ConfigurationError(_refusal(server))
-        super().__init__("registry-drain-thrift", clock, idle_quiet)
+        super().__init__("registry-drain-thrift", clock, idle_quiet, spread)
         self._server: Any = server
         self._transport: Any = listening_transport(server.serverTransport)
         self._tracking = Tracking(self._connections, health_check_methods)

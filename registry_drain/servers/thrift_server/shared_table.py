@@ -1,0 +1,199 @@
+"""What the processes of one server know of each other, in shared memory.
+
+Theory of operation: one anonymous shared mapping, made before the first fork. A head, which the parent writes and the
+children read, says where the stop is. Behind it each child has a slot, which it alone writes and the parent
+reads: whether it holds a connection, what it serves, how much it has served. A slot is given to the next child when its
+own has gone; what was counted in it stays, so that totals are sums over slots.
+
+Rules:
+
+1. No locks: one that is held by a child that dies would never be released. Each field has one writer at a time, and
+   is aligned, so that reading it gives the old value or the new one.
+2. A child marks its slot *open* before it stops marking it *accepting*, or counts the connection as *taken*. So a
+   parent that sees neither outstanding connections nor accepting children, and then nobody open, has seen all.
+3. Instants are those of the system's monotonic clock, which all processes share.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import math
+import mmap
+import os
+import threading
+import time
+from collections.abc import Callable
+
+from registry_drain.phases import Phase
+from registry_drain.servers.in_flight import InFlightRequest
+from registry_drain.servers.stop_state import StopState
+
+_NAME_SIZE = 128
+_PEER_SIZE = 64
+
+
+class Head(ctypes.Structure):
+    """What the parent says: the phase, when what is left is cut off, whether the listener is closing."""
+
+    _fields_ = (
+        ("cut_off_at", ctypes.c_double),
+        ("phase", ctypes.c_int64),
+        ("is_closing", ctypes.c_int64),
+        ("slots_used", ctypes.c_int64),  # by the one process that gives slots out
+    )
+
+
+class Slot(ctypes.Structure):
+    """What one child says.
+
+    Attributes:
+        pid: of the child; 0 while the slot is free.
+        is_accepting: it may hold a connection that it has not made known yet.
+        is_open: it holds a connection.
+        is_busy: a request is in flight.
+        is_cut: the request described here was cut off.
+        taken: how many connections it took that the parent handed over.
+        served: how many requests arrived, health checks not counted.
+        arrived_at: when the last of them arrived; 0 before.
+        started_at: when the request in flight began.
+        name: its method.
+        peer: the client.
+    """
+
+    _fields_ = (
+        ("pid", ctypes.c_int64),
+        ("is_accepting", ctypes.c_int64),
+        ("is_open", ctypes.c_int64),
+        ("is_busy", ctypes.c_int64),
+        ("is_cut", ctypes.c_int64),
+        ("taken", ctypes.c_int64),
+        ("served", ctypes.c_int64),
+        ("arrived_at", ctypes.c_double),
+        ("started_at", ctypes.c_double),
+        ("name", ctypes.c_char * _NAME_SIZE),
+        ("peer", ctypes.c_char * _PEER_SIZE),
+    )
+
+    def open(self, peer: str) -> None:
+        """Note that this child holds a connection."""
+        self.peer = peer.encode()[: _PEER_SIZE - 1]
+        self.is_busy = 0
+        self.is_open = 1
+
+    def close(self) -> None:
+        """Note that it holds none any more."""
+        self.is_busy = 0
+        self.is_open = 0
+
+    def begin(self, name: str, *, is_health_check: bool) -> None:
+        """Note that a request has arrived."""
+        now = time.monotonic()
+        self.name = name.encode()[: _NAME_SIZE - 1]
+        self.started_at = now
+        if not is_health_check:
+            self.arrived_at = now
+            self.served += 1
+        self.is_busy = 1
+
+    def end(self) -> None:
+        """Note that it has been answered."""
+        self.is_busy = 0
+
+    def free(self) -> None:
+        """Note that the child has gone; what it counted stays."""
+        self.close()
+        self.is_accepting = 0
+        self.pid = 0
+
+    def describe(self) -> InFlightRequest:
+        """Return the request in flight."""
+        is_here = self.pid == os.getpid()
+        return InFlightRequest(
+            bytes(self.name).decode(errors="replace") or "(unnamed)",
+            bytes(self.peer).decode(errors="replace"),
+            self.started_at,
+            # A child serves in its main thread. Elsewhere its thread's number may well be one of ours, too.
+            (threading.main_thread().ident or 0) if is_here else 0,
+        )
+
+
+class SharedTable:
+    """The mapping: a :class:`~registry_drain.servers.in_flight.RequestSource` for the parent.
+
+    Args:
+        size: how many children there may be at a time.
+    """
+
+    def __init__(self, size: int) -> None:
+        # Pages are made when they are first touched, so a large table costs nothing while few children are there.
+        memory = mmap.mmap(-1, ctypes.sizeof(Head) + size * ctypes.sizeof(Slot))
+        self.head = Head.from_buffer(memory)
+        self.slots = (Slot * size).from_buffer(memory, ctypes.sizeof(Head))
+        self.head.cut_off_at = math.nan
+
+    def used(self) -> list[Slot]:
+        """Return the slots that have been given out at least once."""
+        return list(self.slots[: self.head.slots_used])
+
+    @property
+    def total(self) -> int:
+        """How many requests have arrived, health checks not counted."""
+        return sum(slot.served for slot in self.used())
+
+    @property
+    def last_arrival_at(self) -> float | None:
+        """When the last of them arrived."""
+        return max((slot.arrived_at for slot in self.used() if slot.arrived_at), default=None)
+
+    def requests(self) -> list[InFlightRequest]:
+        """Return those in flight now."""
+        return [slot.describe() for slot in self.used() if slot.is_busy]
+
+    @property
+    def open_count(self) -> int:
+        """How many children hold a connection."""
+        return sum(slot.is_open for slot in self.used())
+
+    @property
+    def taken(self) -> int:
+        """How many handed-over connections children have taken."""
+        return sum(slot.taken for slot in self.used())
+
+    @property
+    def is_anybody_accepting(self) -> bool:
+        """Whether a child may hold a connection that is not known yet."""
+        return any(slot.is_accepting for slot in self.used())
+
+    def tell(self, state: StopState) -> None:
+        """Let the children know where the stop is."""
+        left = state.time_left()
+        self.head.cut_off_at = math.nan if left is None else time.monotonic() + left
+        self.head.phase = state.phase.value
+
+
+class SharedStopState(StopState):
+    """The parent's stop state, as a child reads it. Nobody is told of changes; who wants to know looks."""
+
+    def __init__(self, head: Head, now: Callable[[], float]) -> None:
+        """Read from ``head``."""
+        self._head = head
+        super().__init__(now)
+
+    @property  # an attribute there
+    def phase(self) -> Phase:
+        """See :class:`StopState`."""
+        return Phase(self._head.phase)
+
+    @phase.setter
+    def phase(self, phase: Phase) -> None:
+        pass  # The parent's to say.
+
+    @property
+    def cut_off_at(self) -> float | None:
+        """See :class:`StopState`."""
+        at: float = self._head.cut_off_at
+        return None if math.isnan(at) else at
+
+    @cut_off_at.setter
+    def cut_off_at(self, cut_off_at: float | None) -> None:
+        pass  # The parent's to say.
