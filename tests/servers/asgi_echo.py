@@ -49,3 +49,21 @@ async def serve_lifespan(receive: Receive, send: Send) -> None:
         await send({"type": f"{message['type']}.complete"})
         if message["type"] == "lifespan.shutdown":
             return
+
+
+async def websocket_echo(scope: Scope, receive: Receive, send: Send) -> None:
+    """Send back each message of a WebSocket."""
+    if scope["type"] == "lifespan":
+        await serve_lifespan(receive, send)
+        return
+    await receive()
+    await send({"type": "websocket.accept"})
+    while (message := await receive())["type"] == "websocket.receive":
+        await send({"type": "websocket.send", "text": message["text"]})
+
+
+async def failing_app(scope: Scope, receive: Receive, send: Send) -> None:
+    """Fail to start."""
+    assert scope["type"] == "lifespan"
+    await receive()
+    await send({"type": "lifespan.startup.failed", "message": "no database"})

@@ -1,0 +1,132 @@
+"""The hypercorn adapter: the server contract over HTTP/1.1 and HTTP/2, and what is hypercorn's own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import websockets.exceptions
+import websockets.sync.client
+from hypercorn.config import Config
+
+from benchmarks.rolling_restart.clients.http import Client
+from registry_drain.clock import Deadline
+from registry_drain.errors import ConfigurationError, ServerError
+from registry_drain.phases import Phase
+from registry_drain.servers.base import DrainableServer
+from registry_drain.servers.hypercorn_server import HypercornServer
+from registry_drain.testing.bench import Call
+from registry_drain.testing.server_contract import ServerContract
+from tests.servers.asgi_echo import echo_app, failing_app, websocket_echo
+from tests.servers.http2_client import Http2Client
+
+PATIENCE = 20.0
+
+
+def new_config() -> Config:
+    """Return a configuration for a free port."""
+    config = Config()
+    config.bind = ["127.0.0.1:0"]
+    config.accesslog = config.errorlog = None
+    return config
+
+
+class TestHypercornHttp1(ServerContract):
+    """HTTP/1.1."""
+
+    request_name = "POST /"
+    patience = 20.0
+
+    def new_server(self, serve: Callable[[bytes], bytes]) -> DrainableServer:
+        """Return the adapter around the echo."""
+        return HypercornServer(echo_app(serve), new_config())
+
+    def connect(self, address: tuple[str, int]) -> Client:
+        """Return a persistent HTTP connection."""
+        return Client(address)
+
+
+class TestHypercornHttp2(TestHypercornHttp1):
+    """HTTP/2, in clear text."""
+
+    def connect(self, address: tuple[str, int]) -> Http2Client:  # type: ignore[override]  # another client, same duties
+        """Return one connection of streams."""
+        return Http2Client(address)
+
+
+def test_an_idle_http2_connection_is_told_by_goaway() -> None:
+    """GOAWAY names the last request that was served, and the end of file comes behind it."""
+    server = HypercornServer(echo_app(bytes.upper), new_config())
+    client = Http2Client(server.start())
+    for payload in (b"one", b"two"):
+        client.send(payload)
+        assert client.receive() == payload.upper()
+    server.close_listener(Deadline.after(PATIENCE))
+    draining = Call(lambda: server.drain(Deadline.after(PATIENCE)))
+    with pytest.raises(EOFError):
+        client.receive()
+    assert client.last_stream_id == 3
+    assert draining.result(PATIENCE, "drain")
+    assert server.cut_off() == ()
+    client.close()
+
+
+def test_a_busy_http2_connection_is_told_behind_its_answer() -> None:
+    """While the instance is delisted and still serves, the client is sent away behind the answer, and not reset."""
+    server = HypercornServer(echo_app(bytes.upper), new_config())
+    client = Http2Client(server.start())
+    server.in_flight.stop_state.enter(Phase.PROPAGATING)
+    client.send(b"one")
+    assert client.receive() == b"ONE"
+    client.wait_for_goaway()
+    assert client.last_stream_id == 1
+    server.cut_off()
+    client.close()
+
+
+def test_a_websocket_is_closed_with_going_away() -> None:
+    """Close code 1001, before the connection ends."""
+    server = HypercornServer(websocket_echo, new_config())
+    host, port = server.start()
+    with websockets.sync.client.connect(f"ws://{host}:{port}/chat") as websocket:
+        websocket.send("hello")
+        assert websocket.recv(PATIENCE) == "hello"
+        assert [request.name for request in server.in_flight.snapshot()] == ["WEBSOCKET /chat"]
+        server.close_listener(Deadline.after(PATIENCE))
+        draining = Call(lambda: server.drain(Deadline.after(PATIENCE)))
+        with pytest.raises(websockets.exceptions.ConnectionClosed) as closed:
+            websocket.recv(PATIENCE)
+        assert closed.value.rcvd is not None
+        assert closed.value.rcvd.code == 1001
+    assert draining.result(PATIENCE, "drain")
+    assert server.cut_off() == ()
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"), [("workers", 2), ("use_reloader", True), ("max_requests", 5), ("quic_bind", ["127.0.0.1:0"])]
+)
+def test_settings_of_a_supervisor_are_refused(setting: str, value: object) -> None:
+    """In one line that names the setting."""
+    config = new_config()
+    setattr(config, setting, value)
+    with pytest.raises(ConfigurationError, match=setting):
+        HypercornServer(echo_app(bytes), config)
+
+
+def wsgi_app(_environ: object, _start_response: object) -> list[bytes]:
+    """Answer nothing."""
+    return []
+
+
+def test_a_wsgi_application_is_refused() -> None:
+    """With the way out."""
+    with pytest.raises(ConfigurationError, match="AsyncioWSGIMiddleware"):
+        HypercornServer(wsgi_app, new_config())  # type: ignore[arg-type]  # that is the point
+
+
+def test_a_lifespan_that_fails_fails_the_start() -> None:
+    """And leaves nothing listening."""
+    server = HypercornServer(failing_app, new_config())
+    with pytest.raises(ServerError, match="no database"):
+        server.start()
+    assert server.cut_off() == ()
