@@ -35,6 +35,8 @@ class ServerLoop:
         self._name = name
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
+        # Its threads start when needed. Of our own, so that they can be ended without waiting for one that is stuck.
+        self._executor = concurrent.futures.ThreadPoolExecutor(thread_name_prefix=f"{name}-executor")
 
     @property
     def is_open(self) -> bool:
@@ -55,6 +57,7 @@ class ServerLoop:
         if self._loop is not None:
             return
         self._loop = asyncio.new_event_loop()
+        self._loop.set_default_executor(self._executor)
         self._thread = threading.Thread(target=self._run, args=(self._loop,), name=self._name, daemon=True)
         self._thread.start()
 
@@ -72,6 +75,7 @@ class ServerLoop:
                 loop.run_until_complete(loop.shutdown_asyncgens())
             finally:
                 asyncio.set_event_loop(None)
+                self._executor.shutdown(wait=False)
                 loop.close()
 
     def call(self, work: Callable[[], Coroutine[Any, Any, T]], deadline: Deadline | None = None) -> T:
@@ -94,6 +98,12 @@ class ServerLoop:
                 future.cancel()
                 raise TimeoutError("the event loop did not answer in time") from None
             raise
+
+    def call_soon(self, callback: Callable[[], object]) -> None:
+        """Let the loop call ``callback`` when it comes to it; nothing happens if it is closed."""
+        if self._loop is not None:
+            with suppress(RuntimeError):
+                self._loop.call_soon_threadsafe(callback)
 
     def stop(self) -> None:
         """End a loop of ours: its tasks are cancelled, its thread is joined. The application's is left alone."""

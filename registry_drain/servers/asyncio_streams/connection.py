@@ -1,0 +1,299 @@
+"""One connection of an asyncio server: whether a request is in flight on it, and how it is closed politely.
+
+Theory of operation: the handler's reader and writer (:mod:`~registry_drain.servers.asyncio_streams.streams`) tell of
+each read and each write, as the tracked socket of the socketserver adapter does:
+
+- The first bytes after a boundary begin a request.
+- A handler that reads again *after having written* has answered: that is the end of the request and the next boundary.
+  One that reads again without having written is still collecting the message.
+- Bytes that are in the reader's buffer at a boundary begin the next request at once.
+- A handler that returns, or marks its requests (:func:`~registry_drain.servers.current_request.mark_request`), needs no
+  guess.
+
+The connection is idle while a read waits at a boundary. The drain closes it then, once it is quiet: our FIN, and for
+``linger`` seconds what arrives is thrown away, so that a request which crossed the FIN meets an end of file and not a
+reset; then the waiting read ends, as if the client had left. A busy connection is half-closed at the read behind its
+answer, unless more has been sent by then.
+
+Rules:
+
+1. Everything here runs in the loop's thread, so nothing can come between a look and the FIN behind it. Others only read
+   attributes.
+2. The kernel may hold bytes that the loop has not read yet: it is asked before the FIN.
+3. After our FIN what the handler writes is thrown away: it would raise, in a handler that only says goodbye.
+4. TLS has no half-close: there, the connection is closed, with close_notify.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import struct
+import termios
+import threading
+import time
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from registry_drain.instance import format_endpoint
+from registry_drain.servers.in_flight import InFlightRequest
+from registry_drain.servers.stop_state import StopState
+
+if TYPE_CHECKING:
+    from registry_drain.servers.asyncio_streams.connections import AsyncioConnections
+
+_INT = struct.Struct("i")
+
+
+class AsyncioConnection:
+    """One accepted connection, as its handler and the drain see it.
+
+    Attributes:
+        peer: the client, as ``host:port``; empty until the connection is made.
+        task: that of the handler, once there is one.
+        received: how many bytes have been given to the reader.
+        boundary: how many of them belong to messages that were answered.
+        readers: how many reads wait.
+        has_answered: something was written since the request began.
+        is_half_closed: our FIN is out.
+        served: how many requests have arrived, health checks not counted.
+        arrived_at: when the last of them did.
+    """
+
+    def __init__(self, connections: AsyncioConnections) -> None:
+        """Stand for a connection that has just been accepted."""
+        self.peer = ""
+        self.task: asyncio.Task[object] | None = None
+        self.received = 0
+        self.boundary = 0
+        self.readers = 0
+        self.has_answered = False
+        self.is_half_closed = False
+        self.served = 0
+        self.arrived_at: float | None = None
+        self._connections = connections
+        self._reader: asyncio.StreamReader | None = None
+        self._transport: asyncio.Transport | None = None
+        self._name = ""
+        self._started_at = connections.now()
+        self._accepted_at = time.monotonic()
+        self._moved_at = self._accepted_at
+        self._thread_id = threading.get_ident()
+        self._is_marked = False
+        self._is_in_mark = False
+        self._is_lost = False
+        self._has_lingered = False
+        self._has_task_ended = False
+
+    # --- the life of a connection -----------------------------------------------------------------------------------
+
+    @property
+    def transport(self) -> asyncio.Transport | None:
+        """What carries it; None before the handshake has ended."""
+        return self._transport
+
+    @property
+    def is_connecting(self) -> bool:
+        """Whether its handshake (TLS) is under way."""
+        return self._transport is None and not self._is_lost
+
+    @property
+    def age(self) -> float:
+        """Seconds since it was accepted."""
+        return time.monotonic() - self._accepted_at
+
+    def connected(self, transport: asyncio.Transport, reader: asyncio.StreamReader) -> None:
+        """Note that the connection can be used."""
+        self._transport, self._reader = transport, reader
+        self.peer = _peer_name(transport)
+
+    @property
+    def is_too_late(self) -> bool:
+        """Whether its handshake has ended after everything was cut off."""
+        return self._connections.is_cut_off
+
+    def replaced(self, transport: asyncio.Transport) -> None:
+        """Note that the handler has changed to TLS."""
+        self._transport = transport
+
+    def serve(self, task: asyncio.Task[object]) -> None:
+        """Note the handler's task."""
+        self.task = task
+        task.add_done_callback(self._ended)
+
+    def _ended(self, _task: asyncio.Task[object]) -> None:
+        self._has_task_ended = True
+        if self._has_lingered and self._transport is not None:
+            self._transport.close()
+        self._look_whether_over()
+
+    def lost(self) -> None:
+        """Note that the transport is closed; the handler may still be at work."""
+        self._is_lost = True
+        self._look_whether_over()
+
+    def _look_whether_over(self) -> None:
+        if self._is_lost and (self.task is None or self._has_task_ended):
+            self._connections.remove(self)
+
+    # --- its requests -----------------------------------------------------------------------------------------------
+
+    @property
+    def stop_state(self) -> StopState:
+        """The server's."""
+        return self._connections.stop_state
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether a request is in flight, be it that only its first byte has come, or none. From any thread."""
+        if self._transport is None or self._has_task_ended:
+            return False
+        return self.received != self.boundary or not self.readers
+
+    def _begin_request(self) -> None:
+        self._started_at = self.arrived_at = self._connections.now()
+        self.served += 1
+        self._name = ""
+
+    def _end_request(self) -> None:
+        leftover = self._buffered()
+        self.boundary = self.received - leftover
+        self._name = ""
+        self.has_answered = False
+        if leftover:
+            self._begin_request()
+        elif self._connections.is_draining and self.served and not self._pending():
+            self.half_close()
+
+    def fed(self, count: int) -> None:
+        """Note that bytes have been given to the reader."""
+        if self.received == self.boundary and not self._is_in_mark:
+            self._begin_request()
+        self.received += count
+        self._moved_at = time.monotonic()
+
+    def wrote(self) -> None:
+        """Note that the handler writes."""
+        self.has_answered = True
+        self._moved_at = time.monotonic()
+
+    def begin_read(self) -> None:
+        """Note that the handler asks for input."""
+        if self.task is None:
+            self.task = asyncio.current_task()  # the handler is no coroutine, and has made a task of its own
+        if self.received == self.boundary:
+            self.has_answered = False  # what was written without a request: a greeting
+        elif self.has_answered and not self._is_marked:
+            self._end_request()
+        self.readers += 1
+
+    def end_read(self) -> None:
+        """Note that the handler has got it, or given up."""
+        self.readers -= 1
+
+    def identify(self, name: str, *, is_health_check: bool = False) -> None:
+        """Name the request in flight, if there is one. A health check's arrival is taken back, but for its instant."""
+        if self.is_busy:
+            self._name = name
+            self.served -= is_health_check
+
+    def begin_mark(self) -> None:
+        """Note that the handler says that it serves a request."""
+        self._is_marked = self._is_in_mark = True
+        if self.received == self.boundary:
+            self._begin_request()  # Nobody has asked for it: the handler has something to say by itself.
+
+    def end_mark(self) -> None:
+        """Note that the handler says that it has served a request."""
+        self._is_in_mark = False
+        self._end_request()
+
+    def describe(self) -> InFlightRequest:
+        """Return the request in flight. From any thread."""
+        name = self._name or self._connections.handler_name
+        return InFlightRequest(name, self.peer, self._started_at, self._thread_id)
+
+    # --- its end ----------------------------------------------------------------------------------------------------
+
+    def close_if_quiet(self, seconds: float) -> None:
+        """Half-close if idle and quiet."""
+        if self._transport is None or self.is_half_closed or self.is_busy:
+            return
+        if time.monotonic() - self._moved_at >= seconds and not self._pending():
+            self.half_close()
+
+    def half_close(self) -> None:
+        """Send our FIN, behind what was written."""
+        transport = self._transport
+        if transport is None or self.is_half_closed:
+            return
+        self.is_half_closed = True
+        if transport.is_closing():
+            return
+        later = asyncio.get_running_loop().call_later
+        if not transport.can_write_eof():
+            transport.close()
+            later(self._connections.linger, self._end_tls, transport, False)  # noqa: FBT003 - call_later takes no names
+            return
+        try:
+            transport.write_eof()
+        except OSError:  # The client has reset it.
+            transport.abort()
+            return
+        later(self._connections.linger, self._end_lingering)
+
+    def _end_lingering(self) -> None:
+        self._has_lingered = True
+        if self._is_lost or self._transport is None:
+            return
+        if self._reader is not None and not self._reader.at_eof():
+            self._reader.feed_eof()
+        if self.task is None or self._has_task_ended:
+            self._transport.close()
+
+    def _end_tls(self, transport: asyncio.Transport, was_sent: bool) -> None:  # noqa: FBT001 - see its caller
+        """Close behind our close_notify; asyncio would wait for the client's, 30 s by default.
+
+        Once everything has been sent and acknowledged, in two looks: between them the loop writes what it still has.
+        """
+        if self._is_lost:
+            return
+        is_sent = not transport.get_write_buffer_size() and not self._ask_kernel(termios.TIOCOUTQ)
+        if is_sent and was_sent:
+            transport.abort()
+        else:
+            asyncio.get_running_loop().call_later(self._connections.linger, self._end_tls, transport, is_sent)
+
+    def abort(self) -> None:
+        """Close at once, in the middle of whatever goes on."""
+        self.is_half_closed = True
+        if self._transport is not None:
+            self._transport.abort()
+
+    def _buffered(self) -> int:
+        # The reader tells nobody how much it holds.
+        return len(getattr(self._reader, "_buffer", b""))
+
+    def _pending(self) -> int:
+        """Return how many bytes wait in the kernel, which the loop has not read yet."""
+        return self._ask_kernel(termios.FIONREAD)
+
+    def _ask_kernel(self, request: int) -> int:
+        sock = None if self._transport is None else self._transport.get_extra_info("socket")
+        count = 0
+        if sock is not None:
+            with suppress(OSError, ValueError):  # closed
+                (count,) = _INT.unpack(fcntl.ioctl(sock.fileno(), request, _INT.pack(0)))
+        return count
+
+    def __repr__(self) -> str:
+        """Show the peer and the state."""
+        state = "half-closed" if self.is_half_closed else "busy" if self.is_busy else "idle"
+        return f"<AsyncioConnection {self.peer} {state}>"
+
+
+def _peer_name(transport: asyncio.Transport) -> str:
+    address = transport.get_extra_info("peername")
+    if isinstance(address, tuple):
+        return format_endpoint(address[0], address[1])
+    return str(address or "")
