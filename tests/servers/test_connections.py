@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
 from registry_drain.clock import Deadline
-from registry_drain.servers.connections import Connection, Connections
+from registry_drain.errors import ConfigurationError
+from registry_drain.servers.connections import SPREAD, Connection, Connections
 from registry_drain.servers.connections import connection as connection_module
 from registry_drain.testing.bench import Call
 from registry_drain.testing.clock import FakeClock
@@ -138,3 +139,90 @@ def test_the_drain_keeps_to_the_deadlines_clock(pair: tuple[socket.socket, Conne
     assert not draining.result(TIMEOUT, "drain")
     assert clock.now() >= 1001.0
     assert repr(everything) == "<Connections open=1 busy=1 lingering=0>"
+
+
+class IdleConnections(Connections):
+    """Some that are idle and quiet, and when each is closed, on a clock that passes only while the drain waits."""
+
+    def __init__(self, count: int, *, spread: float, hurried_after: int = 0) -> None:
+        """Open them; the stop is hurried when so many were closed."""
+        self.clock = FakeClock()
+        super().__init__(clock=self.clock, idle_quiet=0.0, spread=spread)
+        self.closed_at: list[float] = []
+        self._began_at = self.clock.now()
+        self._hurried_after = hurried_after
+        self.socks: list[socket.socket] = []
+        for _ in range(count):
+            client, server_side = socket.socketpair()
+            self.socks += [client, server_side]
+            connection = Connection(self, server_side)
+            connection.is_waiting = True
+            self.add(connection)
+
+    def linger(self, connection: Connection) -> None:
+        """Hear that one was closed."""
+        self.closed_at.append(self.clock.now() - self._began_at)
+        self.remove(connection)
+        if len(self.closed_at) == self._hurried_after:
+            self.stop_state.hurry(self.clock.now())
+
+    def most_within(self, seconds: float) -> int:
+        """Return how many were closed in the worst such time."""
+        return max(sum(at <= other < at + seconds for other in self.closed_at) for at in self.closed_at)
+
+
+@pytest.fixture
+def idle() -> Iterator[Callable[..., IdleConnections]]:
+    """Give a factory."""
+    made: list[IdleConnections] = []
+
+    def new(count: int, *, spread: float, hurried_after: int = 0) -> IdleConnections:
+        made.append(IdleConnections(count, spread=spread, hurried_after=hurried_after))
+        return made[-1]
+
+    yield new
+    for connections in made:
+        for sock in connections.socks:
+            sock.close()
+
+
+def test_idle_connections_are_closed_at_an_even_pace(idle: Callable[..., IdleConnections]) -> None:
+    """Their clients reconnect at that pace, and not all at once."""
+    connections = idle(200, spread=0.1)
+    assert connections.drain(Deadline.after(TIMEOUT, connections.clock))
+    assert len(connections.closed_at) == 200
+    assert connections.most_within(0.01) <= 2 * 200 * 0.01 / 0.1
+    assert 0.09 <= max(connections.closed_at) <= 0.11
+
+
+@pytest.mark.parametrize(
+    ("count", "spread", "left", "seconds"),
+    [
+        pytest.param(100, 0.0, TIMEOUT, 0.0, id="not wanted"),
+        pytest.param(20, SPREAD, TIMEOUT, 0.02, id="a few need none"),
+        pytest.param(200, 0.2, 0.1, 0.05, id="half of what is left at most"),
+    ],
+)
+def test_spreading_takes_no_longer_than_it_must(
+    idle: Callable[..., IdleConnections], count: int, spread: float, left: float, seconds: float
+) -> None:
+    """Every limit of it is kept."""
+    connections = idle(count, spread=spread)
+    assert connections.drain(Deadline.after(left, connections.clock))
+    assert len(connections.closed_at) == count
+    assert seconds * 0.8 <= max(connections.closed_at) <= seconds + 0.006
+
+
+def test_a_hurry_ends_the_spreading(idle: Callable[..., IdleConnections]) -> None:
+    """What is left is closed at the next look."""
+    connections = idle(200, spread=0.2, hurried_after=50)
+    assert connections.drain(Deadline.after(TIMEOUT, connections.clock))
+    assert len(connections.closed_at) == 200
+    assert max(connections.closed_at) <= connections.closed_at[49] + 0.006
+
+
+@pytest.mark.parametrize("spread", [-1.0, float("nan"), float("inf")])
+def test_a_spread_that_is_no_time_is_refused(spread: float) -> None:
+    """At construction, not when the service stops."""
+    with pytest.raises(ConfigurationError, match="spread"):
+        Connections(spread=spread)

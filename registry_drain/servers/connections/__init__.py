@@ -1,9 +1,21 @@
 """The connections of a server that blocks one thread for each: which are idle, and how they are closed politely.
 
-``connection`` is one of them, and says how it is closed; ``drain`` is all of them.
+``connection`` is one of them, and says how it is closed; ``drain`` is all of them, and ``spread`` how fast.
 """
 
 from registry_drain.servers.connections.connection import UNSURE_QUIET, Connection, pending_bytes
 from registry_drain.servers.connections.drain import IDLE_QUIET, LINGER, Connections, join_threads
+from registry_drain.servers.connections.spread import SPREAD, Pace, checked_spread
 
-__all__ = ["IDLE_QUIET", "LINGER", "UNSURE_QUIET", "Connection", "Connections", "join_threads", "pending_bytes"]
+__all__ = [
+    "IDLE_QUIET",
+    "LINGER",
+    "SPREAD",
+    "UNSURE_QUIET",
+    "Connection",
+    "Connections",
+    "Pace",
+    "checked_spread",
+    "join_threads",
+    "pending_bytes",
+]

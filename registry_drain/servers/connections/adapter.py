@@ -16,6 +16,7 @@ from registry_drain.clock import Clock, Deadline
 from registry_drain.errors import ServerError
 from registry_drain.servers.base import ListenerClosure
 from registry_drain.servers.connections.drain import Connections, join_threads
+from registry_drain.servers.connections.spread import SPREAD
 from registry_drain.servers.in_flight import InFlight, InFlightRequest
 from registry_drain.servers.listener import DrainableListener, ListenerStoppedError, bound_address
 
@@ -29,12 +30,17 @@ class BlockingServerAdapter:
         thread_name: of the thread that accepts.
         clock: for the instants of requests.
         idle_quiet: seconds without a byte before an idle connection is closed by the drain.
+        spread: seconds over which idle connections are closed, at most.
     """
 
-    def __init__(self, thread_name: str, clock: Clock, idle_quiet: float) -> None:
+    def __init__(self, thread_name: str, clock: Clock, idle_quiet: float, spread: float = SPREAD) -> None:
         self._in_flight = InFlight(clock=clock)
         self._connections = Connections(
-            clock=clock, idle_quiet=idle_quiet, corks_answers=True, stop_state=self._in_flight.stop_state
+            clock=clock,
+            idle_quiet=idle_quiet,
+            corks_answers=True,
+            stop_state=self._in_flight.stop_state,
+            spread=spread,
         )
         self._in_flight.include(self._connections)
         self._lock = threading.Lock()

@@ -276,18 +276,19 @@ class Connection:
             self._shut(socket.SHUT_WR)
         self.connections.linger(self)
 
-    def close_if_quiet(self, seconds: float) -> None:
-        """Half-close if idle and quiet. From the drain."""
+    def close_if_quiet(self, seconds: float) -> bool:
+        """Half-close if idle and quiet; return whether that was done now. From the drain."""
         if self.received != self.boundary or not self.is_waiting or self.is_half_closed:
-            return
+            return False
         with self._lock:
             # See rule 1. From the kernel's answer to our FIN nothing releases the interpreter lock.
             self.is_half_closed = True
             if self._is_closed or self.is_busy or not self._is_quiet(seconds):
                 self.is_half_closed = False
-                return
+                return False
             self._shut(socket.SHUT_WR)
         self.connections.linger(self)
+        return True
 
     def end_lingering(self) -> None:
         """Wake the serving thread from a read, for ever. From any thread."""

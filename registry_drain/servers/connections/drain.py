@@ -2,8 +2,8 @@
 
 Theory of operation: :mod:`~registry_drain.servers.connections.connection` says what a connection is, and how it is
 closed. Here all of them stand in one dict. The drain looks at it every few milliseconds: it half-closes what is idle
-and quiet, wakes the threads of what has lingered, and is over when the dict is empty. Busy connections it leaves to
-their own threads, which close them behind their answers.
+and quiet, at the pace of :mod:`~registry_drain.servers.connections.spread`, wakes the threads of what has lingered, and
+is over when the dict is empty. Busy connections it leaves to their own threads, which close them behind their answers.
 
 Nothing is summed up while serving: counts, names and times are read from the connections when somebody asks. What a
 connection has counted is kept when it is removed, under a lock that only removing and asking take.
@@ -19,6 +19,7 @@ from collections.abc import Callable
 from registry_drain.clock import SYSTEM_CLOCK, Clock, Deadline, SystemClock
 from registry_drain.phases import Phase
 from registry_drain.servers.connections.connection import Connection, pending_bytes
+from registry_drain.servers.connections.spread import SPREAD, Pace, checked_spread
 from registry_drain.servers.in_flight import InFlightRequest
 from registry_drain.servers.stop_state import StopState
 
@@ -52,6 +53,10 @@ class Connections:
         linger: seconds to go on reading after our FIN.
         corks_answers: whether an answer and the FIN behind it may leave as one; see rule 4 there.
         stop_state: the server's.
+        spread: seconds over which idle connections are closed, at most; 0: all at once.
+
+    Raises:
+        ConfigurationError: ``spread`` is no number of seconds.
 
     Attributes:
         now: the clock's.
@@ -67,6 +72,7 @@ class Connections:
         linger: float = LINGER,
         corks_answers: bool = False,
         stop_state: StopState | None = None,
+        spread: float = SPREAD,
     ) -> None:
         # SystemClock.now is this function, one call deeper.
         self.now: Callable[[], float] = time.monotonic if isinstance(clock, SystemClock) else clock.now
@@ -75,6 +81,7 @@ class Connections:
         self.is_draining = False
         self._idle_quiet = idle_quiet
         self._linger = linger
+        self._spread = checked_spread(spread)
         self._open: dict[Connection, None] = {}
         self._lingering: dict[Connection, float] = {}
         self._woken: dict[Connection, None] = {}
@@ -150,12 +157,12 @@ class Connections:
                 connection.when_draining()
             connection.cork(is_corked=True)
         look_at = 0.0
+        pace = Pace(len(self._open), self._spread, deadline, self.stop_state)
         while self._open:
             self._progress.clear()
             now = time.monotonic()
             if now >= look_at:
-                for connection in self._open.copy():
-                    connection.close_if_quiet(self._idle_quiet)
+                self._close_quiet(pace)
                 # Looking at thousands of connections takes a while: leave the processor to the requests for as long.
                 look_at = time.monotonic() + max(_STEP, time.monotonic() - now)
             self._end_lingering()
@@ -165,6 +172,16 @@ class Connections:
                 return False
             deadline.clock.wait(self._progress, min(_STEP, deadline.remaining()))
         return True
+
+    def _close_quiet(self, pace: Pace) -> None:
+        """Half-close connections that are idle and quiet, as many as are due. Oldest first: a dict keeps its order."""
+        allowed = pace.allows()
+        for connection in self._open.copy():
+            if allowed <= 0:
+                return
+            if connection.close_if_quiet(self._idle_quiet):
+                pace.closed()
+                allowed -= 1
 
     def _end_lingering(self) -> None:
         """Wake the threads of connections that have lingered for long enough; some at a time."""

@@ -33,7 +33,7 @@ from registry_drain.clock import Deadline
 from registry_drain.servers.base import ListenerClosure
 from registry_drain.servers.listener.bound_path import BoundPath
 from registry_drain.servers.listener.hold_off import ROUND_TRIP, HoldOff, hold_off, prepare
-from registry_drain.servers.listener.listening_socket import ListeningSocket, keeper_of
+from registry_drain.servers.listener.listening_socket import ListeningSocket
 
 T = TypeVar("T")
 
@@ -55,7 +55,7 @@ class DrainableListener(Generic[T]):
         accept_one: accepts one connection from ``sock`` (blocking as ``sock`` does), makes it known to whoever drains
             connections, and returns what the accept loop wants. Must be callable from two threads at once.
         hold_offs: the methods to try, best first; None: all.
-        removes_path: whether the file of a Unix socket is removed, if it is still this socket's.
+        removes_path: whether stopping calls :meth:`remove_path`.
     """
 
     def __init__(
@@ -68,7 +68,8 @@ class DrainableListener(Generic[T]):
     ) -> None:
         prepare(sock)
         self._sock = sock
-        self._path = BoundPath(sock) if removes_path else None
+        self._path = BoundPath(sock)
+        self._removes_path = removes_path
         self._accept_one = accept_one
         self._hold_offs = hold_offs
         self._handed_over: queue.SimpleQueue[T | None] = queue.SimpleQueue()
@@ -116,14 +117,22 @@ class DrainableListener(Generic[T]):
                 self._closure = self._stop(deadline)
             return self._closure
 
+    def remove_path(self) -> None:
+        """Remove the file of a Unix socket, if it is still this socket's and nobody keeps the socket. Idempotent.
+
+        After :meth:`stop`.
+        """
+        self._path.remove()
+
     def _stop(self, deadline: Deadline) -> ListenerClosure:
         # First, for a Unix socket's accept fails from the moment in which clients are held off.
         self._is_stopping = True
         if isinstance(self._sock, ListeningSocket) and self._sock.keeper:
+            self._path.forget()
             return self._leave(self._sock, deadline)
         held = hold_off(self._sock, self._hold_offs)
-        if self._path is not None and not keeper_of(self._sock):
-            self._path.remove()
+        if self._removes_path:
+            self.remove_path()
         # From here on nobody's accept may block: the accept loop could take what our poll has seen.
         self._sock.settimeout(0.0)
         accepted, is_clean = self._take_backlog(deadline, 0.0 if held.is_final else ROUND_TRIP)

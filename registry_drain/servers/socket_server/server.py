@@ -30,10 +30,10 @@ from typing import Any
 from registry_drain.clock import SYSTEM_CLOCK, Clock, Deadline
 from registry_drain.errors import ConfigurationError, ServerError
 from registry_drain.servers.base import ListenerClosure
-from registry_drain.servers.connections import IDLE_QUIET, Connections, join_threads
+from registry_drain.servers.connections import IDLE_QUIET, SPREAD, Connections, join_threads
 from registry_drain.servers.current_request import serving
 from registry_drain.servers.in_flight import InFlight, InFlightRequest
-from registry_drain.servers.listener import DrainableListener, ListenerStoppedError, bound_address
+from registry_drain.servers.listener import DrainableListener, ListenerStoppedError, bound_address, prepare
 from registry_drain.servers.socket_server.tracked_socket import TrackedSocket
 
 logger = logging.getLogger(__name__)
@@ -48,19 +48,27 @@ class SocketServer:
     """Makes a ``socketserver.TCPServer`` (with threads or without) drainable.
 
     Give it the server object before anybody runs it; the adapter binds it if that was left open, runs its
-    ``serve_forever`` in a thread of its own, and calls its ``server_close`` in the end. Thread-safe.
+    ``serve_forever`` in a thread of its own, and calls its ``server_close`` in the end. The file of a Unix socket is
+    removed then. Thread-safe.
 
     Args:
         server: the user's own; not a UDP or a forking one.
         clock: for the instants of requests.
         idle_quiet: seconds without a byte before an idle connection is closed by the drain.
+        spread: seconds over which idle connections are closed, at most, so that their clients do not all reconnect at
+            the same instant; 0: all at once.
 
     Raises:
         ConfigurationError: a kind of server that this adapter cannot drain.
     """
 
     def __init__(
-        self, server: socketserver.TCPServer, *, clock: Clock = SYSTEM_CLOCK, idle_quiet: float = IDLE_QUIET
+        self,
+        server: socketserver.TCPServer,
+        *,
+        clock: Clock = SYSTEM_CLOCK,
+        idle_quiet: float = IDLE_QUIET,
+        spread: float = SPREAD,
     ) -> None:
         if not isinstance(server, socketserver.TCPServer) or server.socket_type != socket.SOCK_STREAM:
             raise ConfigurationError(f"{type(server).__name__} is not a socketserver.TCPServer: it has no connections")
@@ -71,7 +79,9 @@ class SocketServer:
             )
         self._server = server
         self._in_flight = InFlight(clock=clock)
-        self._connections = Connections(clock=clock, idle_quiet=idle_quiet, stop_state=self._in_flight.stop_state)
+        self._connections = Connections(
+            clock=clock, idle_quiet=idle_quiet, stop_state=self._in_flight.stop_state, spread=spread
+        )
         self._in_flight.include(self._connections)
         self._get_one = server.get_request
         self._finish_one = server.finish_request
@@ -103,9 +113,10 @@ class SocketServer:
             if self._listener is not None or self._closure is not None:
                 raise ServerError(f"{self!r} was started or stopped before: make a new server object to serve again")
             if not self._server.socket.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+                prepare(self._server.socket)
                 self._server.server_bind()
                 self._server.server_activate()
-            self._listener = DrainableListener(self._server.socket, self._accept)
+            self._listener = DrainableListener(self._server.socket, self._accept, removes_path=False)
             # On the instance: the class may serve elsewhere without us.
             self._server.get_request = self._listener.accept  # type: ignore[method-assign]
             self._server.finish_request = self._finish_request  # type: ignore[method-assign, assignment]
@@ -138,6 +149,9 @@ class SocketServer:
             must_free, self._is_freed = has_ended and not self._is_freed, has_ended or self._is_freed
         if must_free:
             self._server.server_close()
+        if self._listener is not None:
+            # After server_close(), in which users remove the file themselves, and may expect to find it.
+            self._listener.remove_path()
         return cut
 
     def _accept(self) -> _Accepted:
