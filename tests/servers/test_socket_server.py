@@ -8,6 +8,7 @@ import socketserver
 import struct
 import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
@@ -16,6 +17,7 @@ from registry_drain.clock import Deadline
 from registry_drain.errors import ConfigurationError
 from registry_drain.servers.base import DrainableServer
 from registry_drain.servers.current_request import is_draining, mark_request, name_request
+from registry_drain.servers.listener import hold_off, hold_off_by_decoy
 from registry_drain.servers.socket_server import SocketServer
 from registry_drain.testing.bench import Call
 from registry_drain.testing.server_contract import ContractClient, ServerContract
@@ -502,3 +504,58 @@ def test_the_repr_shows_kind_and_counts() -> None:
         client.send(b"hello")
         client.receive()
         eventually(lambda: repr(server) == "<SocketServer LineServer connections=1 in_flight=0>")
+
+
+class UnixLineServer(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
+    """Serves lines on a Unix socket."""
+
+    daemon_threads = True
+    removes_file = False
+
+    def serve(self, payload: bytes) -> bytes:
+        """Answer."""
+        return payload
+
+    def server_close(self) -> None:
+        """Clean up as some users do, who count on the file being there."""
+        super().server_close()
+        if self.removes_file:
+            Path(str(self.server_address)).unlink()
+
+
+@pytest.mark.parametrize("removes_file", [False, True])
+def test_a_unix_socket_is_drained_and_its_file_removed(tmp_path: Path, removes_file: bool) -> None:
+    """By us, or in the user's own ``server_close``; and a successor can bind it."""
+    path = str(tmp_path / "lines")
+    wrapped = UnixLineServer(path, LineHandler, bind_and_activate=False)
+    wrapped.removes_file = removes_file
+    server = SocketServer(wrapped)
+    assert server.start() == (path, 0)
+    with socket.socket(socket.AF_UNIX) as client, socket.socket(socket.AF_UNIX) as waiting:
+        client.settimeout(TIMEOUT)
+        client.connect(path)
+        client.sendall(b"hello\n")
+        assert client.recv(16) == b"hello\n"
+        waiting.connect(path)
+        assert server.close_listener(Deadline.after(TIMEOUT)).method == "shutdown(SHUT_RD)"
+        assert drain(server).result(TIMEOUT, "drain")
+        assert client.recv(16) == waiting.recv(16) == b""
+    assert server.cut_off() == ()
+    with UnixLineServer(path, LineHandler):
+        assert server.cut_off() == ()
+        assert Path(path).exists()
+
+
+def test_a_server_that_we_bind_allows_a_decoy() -> None:
+    """Also while connections are open: ``allow_reuse_address`` is off by default in socketserver."""
+    wrapped = socketserver.TCPServer(("127.0.0.1", 0), LineHandler, bind_and_activate=False)
+    server = SocketServer(wrapped)
+    address = server.start()
+    try:
+        with LineClient(address).sock:
+            held = hold_off(wrapped.socket, [hold_off_by_decoy])
+            assert held.method == "decoy"
+            held.close()
+    finally:
+        server.close_listener(Deadline.after(TIMEOUT))
+        server.cut_off()
