@@ -4,6 +4,7 @@ The map of the house, from the outside in:
 
 - :mod:`registry_drain.service`: :func:`serve` and :class:`Service` join a server, its registries and its stop;
   :mod:`registry_drain.async_service`: :func:`serve_async` and :class:`AsyncService` for asyncio applications.
+- :mod:`registry_drain.handover`: restarting by handing sockets and registrations to a new process.
 - :mod:`registry_drain.shutdown`: the stop: phases, budget, observers, report, signals. Knows no registry and no server.
 - :mod:`registry_drain.registries`: where instances are listed: Consul, ZooKeeper, a local directory; by URL.
 - :mod:`registry_drain.servers`: what is drained: one adapter for each server library.
@@ -18,8 +19,10 @@ if TYPE_CHECKING:
     from registry_drain.async_service import AsyncService, serve_async
     from registry_drain.clock import Clock, Deadline
     from registry_drain.errors import ConfigurationError, RegistryDrainError, RegistryError
+    from registry_drain.handover.settings import Handover
     from registry_drain.instance import ServiceInstance
     from registry_drain.registries.url import open_registry
+    from registry_drain.servers.listener.activation import listening_socket
     from registry_drain.service import Service, serve
     from registry_drain.shutdown.budget import StopBudget
     from registry_drain.shutdown.observers import ShutdownObserver, When
@@ -36,8 +39,10 @@ _HOMES = {
     "ConfigurationError": "errors",
     "RegistryDrainError": "errors",
     "RegistryError": "errors",
+    "Handover": "handover.settings",
     "ServiceInstance": "instance",
     "open_registry": "registries.url",
+    "listening_socket": "servers.listener.activation",
     "Service": "service",
     "serve": "service",
     "StopBudget": "shutdown.budget",
@@ -53,6 +58,7 @@ __all__ = [
     "Clock",
     "ConfigurationError",
     "Deadline",
+    "Handover",
     "RegistryDrainError",
     "RegistryError",
     "Service",
@@ -63,6 +69,7 @@ __all__ = [
     "StopRoutine",
     "When",
     "__version__",
+    "listening_socket",
     "open_registry",
     "serve",
     "serve_async",

@@ -2,17 +2,21 @@
 
 Theory of operation: one thread tries, pauses (longer each time, with jitter) and tries again. The fence of the stop
 cancels both, and waits for the thread; from then on nothing registers.
+
+It also passes a hand-over on to the backend, where that knows how. While an offer is open the fence waits: only whoever
+made the offer knows whose the entry is.
 """
 
 from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Callable
 
 from registry_drain.clock import Clock, Deadline
 from registry_drain.errors import RegistryError
 from registry_drain.instance import ServiceInstance
-from registry_drain.registries.base import Registration, Removal
+from registry_drain.registries.base import HandoverRegistration, Registration, Removal
 from registry_drain.shutdown.events import logger
 
 REGISTER_TIMEOUT = 10.0
@@ -35,6 +39,15 @@ class PersistentRegistration:
         self._cancelled = threading.Event()
         self._is_trying = False
         self._has_ended = threading.Event()
+        self._is_settled = threading.Event()  # no offer is open
+        self._is_settled.set()
+        self._is_handed_over = False
+        self._before_leaving: Callable[[Deadline], None] | None = None
+
+    @property
+    def key(self) -> str:
+        """What tells it from the service's other registrations, in this process and in the next one."""
+        return f"{self._registry_url} {self.instance.service} {self.instance.id}"
 
     @property
     def instance(self) -> ServiceInstance:
@@ -66,15 +79,70 @@ class PersistentRegistration:
                 self._registration.register(deadline)
 
     def fence(self, deadline: Deadline) -> None:
-        """Stop trying, cancel an attempt under way, and join the thread. See :meth:`Registration.fence`."""
+        """Stop trying, cancel an attempt under way, and join the thread. See :meth:`Registration.fence`.
+
+        An open offer is waited for, but not for longer than half of the time.
+        """
         self._cancelled.set()
+        if self._before_leaving is not None:
+            self._before_leaving(deadline.capped(deadline.remaining() / 2))
+        deadline.capped(deadline.remaining() / 2).wait(self._is_settled)
         self._registration.fence(deadline)
         if self._is_trying:
             deadline.wait(self._has_ended)  # the injected clock's way to join
 
     def on_shutdown(self, deadline: Deadline) -> Removal:
-        """See :meth:`Registration.on_shutdown`."""
+        """See :meth:`Registration.on_shutdown`; what was handed over is not removed."""
+        if self._is_handed_over and isinstance(self._registration, HandoverRegistration):
+            return self._registration.hand_over(deadline)
         return self._registration.on_shutdown(deadline)
+
+    # --- handing over, in the old process -----------------------------------------------------------------------------
+
+    def offer(self, deadline: Deadline) -> str:
+        """See :meth:`HandoverRegistration.offer`; empty if the backend cannot. :meth:`settle` must follow.
+
+        Raises:
+            RegistryError: it cannot be offered now.
+        """
+        self._is_settled.clear()
+        return self._registration.offer(deadline) if isinstance(self._registration, HandoverRegistration) else ""
+
+    def take_back(self, deadline: Deadline) -> None:
+        """See :meth:`HandoverRegistration.take_back`.
+
+        Raises:
+            RegistryError: it could not be put back; it goes on trying if its backend does.
+        """
+        if isinstance(self._registration, HandoverRegistration):
+            self._registration.take_back(deadline)
+
+    def settle(self, *, is_handed_over: bool) -> None:
+        """Close the offer: the entry is the next process', or ours. Idempotent."""
+        self._is_handed_over = is_handed_over
+        self._is_settled.set()
+
+    # --- and in the new one -------------------------------------------------------------------------------------------
+
+    def adopt(self, offer: str, before_leaving: Callable[[Deadline], None]) -> None:
+        """See :meth:`HandoverRegistration.adopt`; before :meth:`start`.
+
+        ``before_leaving`` is called when the stop begins before :meth:`confirm`, to let the predecessor take back.
+        """
+        if isinstance(self._registration, HandoverRegistration):
+            self._before_leaving = before_leaving
+            self._registration.adopt(offer)
+
+    @property
+    def is_adopted(self) -> bool:
+        """Whether the entry is the predecessor's still."""
+        return self._before_leaving is not None
+
+    def confirm(self) -> None:
+        """See :meth:`HandoverRegistration.confirm`."""
+        self._before_leaving = None
+        if isinstance(self._registration, HandoverRegistration):
+            self._registration.confirm()
 
     def _try_until_cancelled(self) -> None:
         try:

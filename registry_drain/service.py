@@ -15,11 +15,17 @@ from typing import Literal
 
 from registry_drain.clock import SYSTEM_CLOCK, Clock, Deadline
 from registry_drain.errors import ConfigurationError, RegistryDrainError
+from registry_drain.handover import supervisor
+from registry_drain.handover.course import HandoverCourse
+from registry_drain.handover.predecessor import Predecessor
+from registry_drain.handover.settings import Handover
 from registry_drain.instance import ServiceInstance
 from registry_drain.persistent_registration import REGISTER_TIMEOUT, PersistentRegistration
+from registry_drain.phases import Phase
 from registry_drain.registries.base import Registry
 from registry_drain.registries.url import open_registry
 from registry_drain.servers.base import DrainableServer
+from registry_drain.servers.listener.activation import process_sockets
 from registry_drain.shutdown.bounded import BoundedCall
 from registry_drain.shutdown.budget import StopBudget
 from registry_drain.shutdown.events import EventSink, log_event, logger
@@ -29,6 +35,8 @@ from registry_drain.shutdown.routine import StopRoutine
 from registry_drain.shutdown.signals import StopSignals
 from registry_drain.shutdown.watchdog import Watchdog
 
+_READY_LOOK = 0.02
+"""Seconds between two looks whether everything is registered, for whoever waits for that."""
 _CLOSE_LIMIT = 0.5
 """Seconds at most for closing the registries' clients, and a quarter of the margin if that is less."""
 
@@ -59,6 +67,7 @@ class Service:
         handle_signals: bool = True,
         sinks: Iterable[EventSink] = (log_event,),
         clock: Clock = SYSTEM_CLOCK,
+        handover: Handover | None = None,
     ) -> None:
         """Check everything that can be checked; nothing is started."""
         listed = [registry] if isinstance(registry, str) or not isinstance(registry, Sequence) else list(registry)
@@ -66,7 +75,7 @@ class Service:
             raise ConfigurationError("a registry is given, but no service= name to register under")
         if on_registration_failure not in {"retry", "fail"}:
             raise ConfigurationError(f"on_registration_failure={on_registration_failure!r}: must be 'retry' or 'fail'")
-        budget = budget or StopBudget()
+        self._budget = budget = budget or StopBudget()
         self._clock = clock
         self._close_limit = min(_CLOSE_LIMIT, budget.part("margin") / 4)
         self._server = server
@@ -84,6 +93,16 @@ class Service:
             server, budget=budget, notifier=self.notifier, clock=clock, sinks=sinks, watchdog=self._watchdog
         )
         self._signals = StopSignals(self.routine) if handle_signals else None
+        self._predecessor = Predecessor.from_environment(clock)
+        self._handover = HandoverCourse(
+            handover or Handover(),
+            self.routine,
+            registrations=lambda: self._registrations,
+            port=lambda: self._bound[1] if self._bound else None,
+            clock=clock,
+        )
+        if handover is not None and self._signals is not None:
+            self._signals.on_hangup = self.request_hand_over
         self._started = threading.Event()
         self._is_started_late = False
         self._bound: tuple[str, int] | None = None
@@ -126,6 +145,24 @@ class Service:
     def request_stop(self, reason: str) -> None:
         """Begin the stop and return at once; see :meth:`StopRoutine.request_stop`."""
         self.routine.request_stop(reason)
+
+    def request_hand_over(self, reason: str = "request_hand_over() was called") -> None:
+        """Begin a restart by hand-over and return at once: what SIGHUP does, where that is asked for.
+
+        Ignored, with a log line, while one is under way, before this process is ready, and once the stop has begun.
+        """
+        self._handover.request(reason)
+
+    def hand_over(self, reason: str = "hand_over() was called") -> bool:
+        """Restart by hand-over; return whether another process serves now, and this one's stop has begun.
+
+        If not, this one serves on, and the log says why. Blocks until that is known, at most for
+        ``Handover.ready_within`` and ``end_within`` together. Not for signal handlers.
+        """
+        thread = self._handover.request(reason)
+        if thread is not None:
+            thread.join()
+        return self.routine.handed_over_to is not None
 
     def run(self) -> ShutdownReport:
         """Serve until stopped; see :func:`serve`."""
@@ -190,10 +227,31 @@ class Service:
             raise
 
     def _start(self) -> None:
+        self._server.in_flight.stop_state.watch(self._tell_supervisor)
         self._bound = bound, port = self._server.start()
         self._is_started_late = self.routine.is_stopping
-        if not self._registries:
-            return
+        predecessor = self._predecessor
+        offers: dict[str, str] = {}
+        if predecessor is not None:
+            self._server.in_flight.stop_state.watch(predecessor.watch)
+            offers = predecessor.offers()
+        if self._registries:
+            self._make_registrations(bound, port, offers)
+        if predecessor is None:
+            self._handover.allow()
+            process_sockets().close_unused()
+        else:
+            predecessor.follow(self._registrations, on_ours=self._handover.allow)
+        for registration in self._registrations:
+            if self._is_fatal:
+                registration.register(Deadline.after(REGISTER_TIMEOUT, self._clock))
+                logger.info("registered %s", registration.instance)
+            else:
+                registration.start()
+        if predecessor is None and supervisor.is_listening():
+            threading.Thread(target=self._say_ready, name="registry-drain-ready", daemon=True).start()
+
+    def _make_registrations(self, bound: str, port: int, offers: Mapping[str, str]) -> None:
         instance = ServiceInstance(
             self._service,
             self._address or bound,
@@ -204,16 +262,27 @@ class Service:
         )
         for registry in self._registries:
             registration = PersistentRegistration(registry.registration(instance), registry.url, self._clock)
+            if registration.key in offers and self._predecessor is not None:
+                registration.adopt(offers[registration.key], before_leaving=self._predecessor.leave)
             self.notifier.add_first(registration)
             self._registrations.append(registration)
-        for registration in self._registrations:
-            if self._is_fatal:
-                registration.register(Deadline.after(REGISTER_TIMEOUT, self._clock))
-                logger.info("registered %s", registration.instance)
-            else:
-                registration.start()
+
+    def _say_ready(self) -> None:
+        # A registry that is down must not make systemd kill a service that serves: ready it is, and the status says so.
+        deadline = Deadline.after(REGISTER_TIMEOUT, self._clock)
+        while not (self.is_ready or deadline.is_past):
+            if self._clock.wait(self.routine.requested, _READY_LOOK):
+                return
+        supervisor.ready("serving" if self.is_ready else "serving, but not registered yet")
+
+    def _tell_supervisor(self, phase: Phase) -> None:
+        # What was handed over goes on; only its first process stops.
+        if phase is Phase.DEREGISTERING and self.routine.handed_over_to is None:
+            supervisor.stopping("stopping")
 
     def _close(self) -> None:
+        left = self._budget.grace_period - self._budget.part("margin") - self.routine.report.elapsed
+        self._handover.finish(Deadline.after(max(left, self._close_limit), self._clock))
         deadline = Deadline.after(self._close_limit, self._clock)
         closing: list[BoundedCall[object]] = [
             BoundedCall(f"close {each.url}", each.close, deadline) for each in self._opened
@@ -251,6 +320,7 @@ def serve(
     handle_signals: bool = True,
     sinks: Iterable[EventSink] = (log_event,),
     clock: Clock = SYSTEM_CLOCK,
+    handover: Handover | None = None,
 ) -> ShutdownReport:
     """Start ``server``, register it, serve until a signal stops it, and return what happened. Blocks.
 
@@ -274,6 +344,9 @@ def serve(
         handle_signals: False leaves the process' signals alone and sets no watchdog; then the caller stops the service.
         sinks: are told each event; default: the log.
         clock: measures and passes all time.
+        handover: SIGHUP then restarts by hand-over: a new process takes the sockets of
+            :func:`~registry_drain.servers.listener.activation.listening_socket` and the registrations, and this one
+            stops. None: SIGHUP is left alone.
 
     Raises:
         ConfigurationError: something given cannot work, or (with signals) this is not the main thread.
@@ -295,4 +368,5 @@ def serve(
         handle_signals=handle_signals,
         sinks=sinks,
         clock=clock,
+        handover=handover,
     ).run()

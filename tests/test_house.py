@@ -25,7 +25,17 @@ MAY_IMPORT: dict[str, set[str]] = {
     "servers": FACTS,
     "shutdown": FACTS | {"registries.base", "servers.base", "servers.in_flight"},
     "persistent_registration": FACTS | {"registries.base", "registries.retry", "shutdown.events"},
-    "service": FACTS | {"persistent_registration", "shutdown", "registries.base", "registries.url", "servers.base"},
+    "handover": FACTS | {"persistent_registration", "shutdown", "registries.base", "servers.listener"},
+    "service": FACTS
+    | {
+        "handover",
+        "servers.listener",
+        "persistent_registration",
+        "shutdown",
+        "registries.base",
+        "registries.url",
+        "servers.base",
+    },
     "async_service": FACTS
     | {
         "service",
@@ -36,7 +46,17 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     "cli": FACTS | {"service", "shutdown", "registries", "servers", ""},
     "__main__": {"cli"},
-    "": FACTS | {"service", "async_service", "shutdown", "registries.base", "registries.url", "servers.base"},
+    "": FACTS
+    | {
+        "service",
+        "async_service",
+        "handover",
+        "servers.listener",
+        "shutdown",
+        "registries.base",
+        "registries.url",
+        "servers.base",
+    },
     "testing": FACTS | {"registries.base", "registries.retry", "servers.base", "servers.in_flight"},
 }
 """``""`` is the package itself, ``registry_drain/__init__.py``."""

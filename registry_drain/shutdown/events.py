@@ -1,9 +1,9 @@
 """What a stop says while it happens: typed events, and the sinks that take them.
 
 Phases come in pairs (started, ended) and in order; what else happens in a phase comes between the two. A sink is a
-function of one event, called in the thread where the event happens (the stop's, but a second signal and a displaced
-handler come from another): it must not block, since the stop waits for it. If it raises, that is logged and the stop
-goes on. ``str(event)`` is its log line; ``is_warning`` says whether a person should look.
+function of one event, called in the thread where the event happens (the stop's, but a second signal, a displaced
+handler and a hand-over come from others): it must not block, since the stop waits for it. If it raises, that is logged
+and the stop goes on. ``str(event)`` is its log line; ``is_warning`` says whether a person should look.
 """
 
 from __future__ import annotations
@@ -134,6 +134,45 @@ class SignalHandlerDisplaced:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class HandoverStarted:
+    """A new process was started to replace this one: ``argv``, because of ``reason``."""
+
+    pid: int
+    reason: str
+    argv: tuple[str, ...]
+    is_warning = False
+
+    def __str__(self) -> str:
+        return f"hand-over requested ({self.reason}): started pid {self.pid}: {' '.join(self.argv)}"
+
+
+@dataclass(frozen=True, slots=True)
+class HandoverFailed:
+    """The new process is none; it is ended. ``pid`` is 0 if none was started."""
+
+    pid: int
+    why: str
+    is_serving_on: bool
+    is_warning = True
+
+    def __str__(self) -> str:
+        whom = f" to pid {self.pid}" if self.pid else ""
+        what = "this process serves on, registered as before" if self.is_serving_on else "both end"
+        return f"hand-over{whom} failed: {self.why}; {what}"
+
+
+@dataclass(frozen=True, slots=True)
+class HandedOver:
+    """The process ``pid`` listens and is registered in our place: this one stops."""
+
+    pid: int
+    is_warning = False
+
+    def __str__(self) -> str:
+        return f"handed over to pid {self.pid}"
+
+
 Event = (
     StopRequested
     | StopHurried
@@ -143,6 +182,9 @@ Event = (
     | RequestsCutOff
     | ObserverTold
     | SignalHandlerDisplaced
+    | HandoverStarted
+    | HandoverFailed
+    | HandedOver
 )
 EventSink = Callable[[Event], None]
 

@@ -69,6 +69,7 @@ class ShutdownReport:
         late_arrivals: see :class:`LateArrivals`.
         cut_off: what was not finished.
         observers: what became of telling each.
+        handed_over_to: the process that listens and is registered in our place, if a hand-over caused the stop.
     """
 
     reason: str
@@ -82,6 +83,7 @@ class ShutdownReport:
     late_arrivals: LateArrivals = LateArrivals()
     cut_off: tuple[CutOffRequest, ...] = ()
     observers: tuple[ObserverResult, ...] = ()
+    handed_over_to: int | None = None
 
     @property
     def is_complete(self) -> bool:
@@ -122,6 +124,8 @@ class ShutdownReport:
         for removal in self.removals:
             note = _note(removal.outcome.value, removal.detail)
             lines.append(f"  registry      {removal.subject} at {removal.registry or 'unknown'}: {note}")
+        if self.handed_over_to is not None:
+            lines.append(f"  handed over   to pid {self.handed_over_to}")
         if self.listener:
             lines.append(f"  listener      {self.listener}")
         late = self.late_arrivals

@@ -87,6 +87,7 @@ class StopRoutine:
         self._left_to_tell: list[BoundedCall[object]] = []
         self._drained: list[ObserverResult] = []
         self._cut_off: tuple[CutOffRequest, ...] = ()
+        self._handed_over_to: int | None = None
 
     # --- what others see and say ------------------------------------------------------------------------------------
 
@@ -127,6 +128,7 @@ class StopRoutine:
             late_arrivals=self._late_arrivals(),
             cut_off=self._cut_off,
             observers=(*(result_of(call, When.DRAINING_STARTS) for call in self._draining), *self._drained),
+            handed_over_to=self._handed_over_to,
         )
 
     def request_stop(self, reason: str) -> None:
@@ -144,6 +146,20 @@ class StopRoutine:
         except RuntimeError:
             # The process may have no more threads. A stop that keeps its caller waiting is better than none.
             self._run()
+
+    @property
+    def handed_over_to(self) -> int | None:
+        """The process that serves in our place; None unless a hand-over has succeeded."""
+        return self._handed_over_to
+
+    def hand_over_to(self, pid: int) -> None:
+        """Begin the stop, if it has not begun: process ``pid`` listens on our sockets and is registered in our place.
+
+        The caller has seen to both. Callers need not notice anything, so that nothing is waited for.
+        """
+        self._handed_over_to = pid
+        self._emit(events.HandedOver(pid))
+        self.request_stop(f"handed over to pid {pid}")
 
     def stop(self, reason: str = "stop() was called") -> ShutdownReport:
         """Stop, or join the stop under way, and return its report when it has ended.
@@ -175,6 +191,10 @@ class StopRoutine:
     def wait(self, timeout: float | None = None) -> ShutdownReport | None:
         """Wait until the stop has ended, at most ``timeout`` seconds; return its report, or None if it has not."""
         return self.report if self._clock.wait(self._finished, timeout) else None
+
+    def tell(self, event: events.Event) -> None:
+        """Tell the sinks of something that happened around the stop."""
+        self._emit(event)
 
     def report_displaced(self, signal_name: str, handler: str) -> None:
         """Tell the sinks that somebody displaced our signal handler."""
@@ -255,8 +275,12 @@ class StopRoutine:
         if not removals:
             return Outcome.SKIPPED, "nothing is registered"
         # The instant of proof is the backend's; arrivals are counted a moment later, so at worst one too few is late.
+        # An entry that another process keeps leads callers to the same address: nobody comes late there.
+        ours = [removal for removal in removals if removal.outcome is not RemovalOutcome.HANDED_OVER]
+        if not ours:
+            return Outcome.COMPLETED, "handed over"
         now = self._clock.now()
-        proofs = [now if removal.confirmed_at is None else removal.confirmed_at for removal in removals]
+        proofs = [now if removal.confirmed_at is None else removal.confirmed_at for removal in ours]
         self._arrivals_when_gone = self._server.in_flight.total
         self._gone_at = min(max(proofs), now)  # a backend that read another clock must not prolong the wait
         left = [removal.subject for removal in removals if not removal.is_gone]
@@ -266,8 +290,11 @@ class StopRoutine:
         return Outcome.TIMED_OUT if is_late else Outcome.FAILED, f"not proven gone: {', '.join(left)}"
 
     def _propagate(self, deadline: Deadline) -> tuple[Outcome, str]:
-        if all(_removal_of(call).outcome is RemovalOutcome.NOT_REGISTERED for call in self._leaving):
+        outcomes = {_removal_of(call).outcome for call in self._leaving}
+        if outcomes <= {RemovalOutcome.NOT_REGISTERED}:
             return Outcome.SKIPPED, "nothing was registered"
+        if outcomes <= {RemovalOutcome.NOT_REGISTERED, RemovalOutcome.HANDED_OVER}:
+            return Outcome.SKIPPED, "handed over: callers find the same address"
         gone_at = self._clock.now() if self._gone_at is None else self._gone_at
         while True:
             last_arrival_at = self._server.in_flight.last_arrival_at

@@ -1,4 +1,4 @@
-"""Signals: the first stops, the second hurries, the third exits.
+"""Signals: the first stops, the second hurries, the third exits; SIGHUP restarts, where that is asked for.
 
 Theory of operation: a Python signal handler runs in the main thread between two bytecodes, whatever lock that thread
 holds, so ours takes no lock and starts no thread. It counts, and puts the number into a :class:`queue.SimpleQueue`,
@@ -22,6 +22,7 @@ from types import FrameType
 from typing import Protocol
 
 from registry_drain.errors import ConfigurationError
+from registry_drain.shutdown.events import logger
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
 """What orchestrators, terminals and operators send."""
@@ -69,6 +70,9 @@ class StopSignals:
         self._queue: queue.SimpleQueue[int | None] = queue.SimpleQueue()
         self._received: list[tuple[int, float]] = []
         self._displaced: set[int] = set()
+        self.on_hangup: Callable[[str], object] | None = None
+        """What SIGHUP is for, called in our thread, which it must not keep; None (default): SIGHUP is left alone.
+        To be set before :meth:`install`."""
         self._thread = threading.Thread(target=self._relay, name="registry-drain-signals", daemon=True)
 
     @property
@@ -88,9 +92,12 @@ class StopSignals:
                 " handle_signals=False and call stop() yourself"
             )
         self._thread.start()
-        for number in self._signals:
+        for number in (*self._signals, *([signal.SIGHUP] if self.on_hangup else [])):
             # A shell starts background jobs with the keyboard's signals ignored: Ctrl-C is meant for somebody else.
             if number in _KEYBOARD and signal.getsignal(number) is signal.SIG_IGN:
+                continue
+            if number == signal.SIGHUP and signal.getsignal(number) is signal.SIG_IGN:
+                logger.warning("SIGHUP is ignored (nohup), and stays so: call hand_over() to restart")
                 continue
             self._previous[number] = signal.signal(number, self._handle)
 
@@ -118,6 +125,9 @@ class StopSignals:
         return handler is not signal.default_int_handler
 
     def _handle(self, number: int, _frame: FrameType | None) -> None:
+        if number == signal.SIGHUP and self.on_hangup is not None:
+            self._queue.put(number)
+            return
         now = time.monotonic()
         if self._received:
             last, at = self._received[-1]
@@ -138,8 +148,11 @@ class StopSignals:
                 continue
             if number is None:
                 return
-            count += 1
             name = signal.Signals(number).name
+            if number == signal.SIGHUP and self.on_hangup is not None:
+                self.on_hangup(name)
+                continue
+            count += 1
             if count == 1:
                 self._target.request_stop(name)
             else:

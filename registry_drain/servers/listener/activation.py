@@ -112,9 +112,12 @@ class ListeningSockets:
             return list(self._in_use)
 
     def close_unused(self) -> None:
-        """Close what was inherited and nobody asked for: clients would be queued there, and never served."""
+        """Close what was inherited and nobody asked for: clients would be queued there, and never served.
+
+        If nobody has asked for any, another library of this process may know what they are for: they are left alone.
+        """
         with self._lock:
-            unused, self._inherited = self._read(), []
+            unused, self._inherited = self._inherited or [], [] if self._inherited is not None else None
         for sock in unused:
             logger.warning("%r was inherited, and this program does not ask for it: closed", sock)
             sock.close()
