@@ -8,6 +8,7 @@ those that fork, with ``supervisor``, ``controls`` and ``shared_table`` behind i
 from registry_drain.errors import MissingExtraError
 
 try:
+    from registry_drain.servers.thrift_server.nonblocking import ThriftNonblockingServer
     from registry_drain.servers.thrift_server.processes import ThriftProcessServer
     from registry_drain.servers.thrift_server.server import ThriftServer
 except ModuleNotFoundError as error:
@@ -15,4 +16,4 @@ except ModuleNotFoundError as error:
         raise
     raise MissingExtraError("registry_drain.servers.thrift_server", "thrift", "thrift") from error
 
-__all__ = ["ThriftProcessServer", "ThriftServer"]
+__all__ = ["ThriftNonblockingServer", "ThriftProcessServer", "ThriftServer"]
