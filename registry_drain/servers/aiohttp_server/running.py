@@ -101,12 +101,13 @@ class RunningAiohttp:
         return await close_listeners(duplicates(descriptors), close, deadline)
 
     async def drain(self, deadline: Deadline) -> bool:
-        """Run ``on_shutdown``, close what is idle, wait for the rest; True once no connection is left."""
+        """Run ``on_shutdown``, close what is idle, wait for the rest; True once no connection and no handler is left."""
         loop = asyncio.get_running_loop()
         if self._hook is None:
             self._hook = loop.create_task(self._shut_down_hook())
         insists_at = loop.time() + deadline.remaining() / 2
-        while self._connections() or not self._hook.done():
+        # Handlers may outlive their connections.
+        while self._connections() or self._tracking.served or not self._hook.done():
             self._close_websockets(is_insisting=loop.time() >= insists_at)
             self._close_quiet(loop.time())
             if deadline.is_past:

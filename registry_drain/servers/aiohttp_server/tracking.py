@@ -21,7 +21,7 @@ import select
 from contextlib import suppress
 from dataclasses import dataclass
 
-from aiohttp import web
+from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler
 
 from registry_drain.instance import format_endpoint
@@ -129,6 +129,7 @@ class Tracking:
                 served.websocket = response
         elif self._state.is_delisted and response.status >= 200 and not has_more(request.protocol):
             response.force_close()
+            response.headers[hdrs.CONNECTION] = "close"  # the headers were made before this signal is sent
 
 
 async def _finished(request: web.Request, response: web.StreamResponse) -> web.StreamResponse:
