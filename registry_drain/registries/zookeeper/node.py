@@ -208,7 +208,7 @@ class OwnNode:
 
     def _replace(self, session: ZooKeeperSession, owner: int, deadline: Deadline) -> None:
         """Take the node over, or yield; see rules 2 to 4."""
-        path = self.path
+        path = self.path or self._prefix
         holder = f"session {session_text(owner)}"
         if not owner:
             raise LiveOwnerError(f"{path} is a persistent node, which goes with no owner: remove it first")
@@ -222,7 +222,7 @@ class OwnNode:
         data, stat = answer
         if stat.ephemeralOwner != owner:
             return
-        content = self._layout.decode(self._instance.id, data or b"")
+        content = self._layout.decode(path.rpartition("/")[2], data or b"")
         now = self._clock.unix_time()
         is_own = owner in self.session_ids
         if not may_take_over(content.registered_at, self._started_at, now, held_before=self.was_held, is_own=is_own):

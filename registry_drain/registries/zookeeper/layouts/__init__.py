@@ -12,8 +12,31 @@ from types import MappingProxyType
 
 from registry_drain.registries.zookeeper.layouts.base import Layout, NodeContent, NodeTree
 from registry_drain.registries.zookeeper.layouts.curator import CuratorLayout
+from registry_drain.registries.zookeeper.layouts.endpoint_named import (
+    ArmeriaLayout,
+    KingPinLayout,
+    PlainLayout,
+    RpcxLayout,
+)
+from registry_drain.registries.zookeeper.layouts.kratos import KratosLayout
+from registry_drain.registries.zookeeper.layouts.nerve import NerveLayout
+from registry_drain.registries.zookeeper.layouts.serverset import ServerSetLayout
+from registry_drain.registries.zookeeper.layouts.url_named import DUBBO, SOFA
 
-LAYOUTS: Mapping[str, Layout] = MappingProxyType({layout.name: layout for layout in (CuratorLayout(),)})
+_ALL: tuple[Layout, ...] = (
+    CuratorLayout(),
+    ServerSetLayout(),
+    DUBBO,
+    SOFA,
+    NerveLayout(),
+    KratosLayout(),
+    RpcxLayout(),
+    ArmeriaLayout(),
+    KingPinLayout(),
+    PlainLayout(),
+)
+
+LAYOUTS: Mapping[str, Layout] = MappingProxyType({layout.name: layout for layout in _ALL})
 """Every layout by its name in a URL."""
 
 DEFAULT_LAYOUT = CuratorLayout.name

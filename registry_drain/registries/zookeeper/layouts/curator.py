@@ -14,11 +14,9 @@ from __future__ import annotations
 import json
 from typing import ClassVar
 
-from registry_drain.instance import MAX_PORT, ServiceInstance
+from registry_drain.instance import ServiceInstance
 from registry_drain.registries.zookeeper.layouts.base import NodeContent
-
-_LATEST_MS = 253402300800000
-"""The year 10000, which no date formatting survives."""
+from registry_drain.registries.zookeeper.layouts.reading import printable, read_object, read_port, read_time, text_of
 
 
 class CuratorLayout:
@@ -53,30 +51,27 @@ class CuratorLayout:
 
     def decode(self, node_name: str, data: bytes) -> NodeContent:
         """Read what this layout, Curator, or Spring Cloud wrote."""
-        try:
-            document = json.loads(data)
-        except (ValueError, RecursionError):
-            return NodeContent(node_name, problem=f"not JSON ({len(data)} bytes)")
-        if not isinstance(document, dict):
-            return NodeContent(node_name, problem=f"not a JSON object but {_kind(document)}")
+        document = read_object(data)
+        if isinstance(document, str):
+            return NodeContent(node_name, problem=document)
         problems = []
         address = document.get("address")
         if not isinstance(address, str) or not address:
             address = ""
             problems.append("no address")
         # A client of an instance that has only an SSL port calls that one.
-        port = _port(document.get("port")) or _port(document.get("sslPort"))
+        port = read_port(document.get("port")) or read_port(document.get("sslPort"))
         if not port:
             problems.append("no port")
         metadata, tags = _payload(document.get("payload"))
         return NodeContent(
             id=node_name,
-            address=_printable(address),
+            address=printable(address),
             port=port,
             tags=tags,
             metadata=metadata,
             health="maintenance" if _is_out_of_service(document, metadata) else "",
-            registered_at=_time(document.get("registrationTimeUTC")),
+            registered_at=read_time(document.get("registrationTimeUTC")),
             problem="; ".join(problems),
         )
 
@@ -90,39 +85,12 @@ def _payload(payload: object) -> tuple[dict[str, str], tuple[str, ...]]:
     if payload is None:
         return {}, ()
     if not isinstance(payload, dict):
-        return {"payload": _text(payload)}, ()
+        return {"payload": text_of(payload)}, ()
     metadata, tags = payload.get("metadata"), payload.get("tags")
     if not isinstance(metadata, dict):
         # Somebody's own payload class: its fields are the metadata.
         metadata = {key: value for key, value in payload.items() if key not in {"tags", "metadata"}}
     return (
-        {_printable(key): _text(value) for key, value in metadata.items() if key},
-        tuple(text for text in map(_text, tags) if text) if isinstance(tags, list) else (),
+        {printable(key): text_of(value) for key, value in metadata.items() if key},
+        tuple(text for text in map(text_of, tags) if text) if isinstance(tags, list) else (),
     )
-
-
-def _port(value: object) -> int:
-    if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) <= 5:
-        value = int(value)
-    is_port = isinstance(value, int) and not isinstance(value, bool) and 0 < value <= MAX_PORT
-    return value if is_port and isinstance(value, int) else 0
-
-
-def _time(milliseconds: object) -> float | None:
-    is_time = isinstance(milliseconds, int) and not isinstance(milliseconds, bool) and 0 < milliseconds < _LATEST_MS
-    return milliseconds / 1000 if is_time and isinstance(milliseconds, int) else None
-
-
-def _text(value: object) -> str:
-    return _printable(value if isinstance(value, str) else json.dumps(value, separators=(",", ":")))
-
-
-def _printable(text: str) -> str:
-    # JSON may hold half a surrogate pair, which no terminal and no file takes.
-    return text.encode("utf-8", "backslashreplace").decode()
-
-
-def _kind(value: object) -> str:
-    if value is None:
-        return "null"
-    return {bool: "a boolean", str: "a string", list: "an array"}.get(type(value), "a number")

@@ -1,0 +1,144 @@
+"""Layouts that are little more than ``host:port``: rpcx, Armeria's legacy one, KingPin's, and nothing else at all.
+
+==========  ====================================  ================================================
+layout      node                                  data
+==========  ====================================  ================================================
+rpcx        ``{base}/{service}/tcp@host:port``    metadata as a query string; ``state=inactive``
+                                                  takes it out of service (rpcx, serverplugin)
+armeria     ``{path}/{host}_{port}``              ``host:port`` or ``host:port:weight``; the name
+                                                  is ignored (armeria, LegacyNodeValueCodec)
+kingpin     ``{path}/{hex}-{host:port}``          none; what follows the first dash counts
+plain       ``{path}/{host:port}``                none, or ``host:port`` in a node of any name
+==========  ====================================  ================================================
+"""
+
+from __future__ import annotations
+
+import uuid
+from typing import ClassVar
+from urllib.parse import parse_qsl, urlencode
+
+from registry_drain.instance import ServiceInstance, format_endpoint
+from registry_drain.registries.zookeeper.layouts.base import NodeContent
+from registry_drain.registries.zookeeper.layouts.reading import printable, read_endpoint
+
+_LONGEST_DATA = 65_536
+"""Bytes; what is longer is nothing of theirs."""
+
+
+class _EndpointNamed:
+    is_sequential: ClassVar[bool] = False
+
+    def folder(self, service: str) -> str:
+        """Return the service's own name."""
+        return service
+
+
+class RpcxLayout(_EndpointNamed):
+    """See the module. The metadata ``network`` (default ``tcp``) precedes the endpoint."""
+
+    name: ClassVar[str] = "rpcx"
+
+    def node_name(self, instance: ServiceInstance) -> str:
+        """Return network and endpoint."""
+        return f"{instance.metadata.get('network', 'tcp')}@{instance.endpoint}"
+
+    def encode(self, instance: ServiceInstance, registered_at: float) -> bytes:
+        """Return the metadata; tags and the time have no place in it."""
+        del registered_at
+        return urlencode(sorted((key, value) for key, value in instance.metadata.items() if key != "network")).encode()
+
+    def decode(self, node_name: str, data: bytes) -> NodeContent:
+        """Read an instance."""
+        network, _, endpoint = node_name.rpartition("@")
+        address, port = read_endpoint(endpoint)
+        metadata = {printable(key): printable(value) for key, value in parse_qsl(_text(data)) if key}
+        if network and network != "tcp":
+            metadata["network"] = printable(network)
+        return NodeContent(
+            id=node_name,
+            address=address,
+            port=port,
+            metadata=metadata,
+            health="maintenance" if metadata.get("state") == "inactive" else "",
+            problem="" if port else "its name is not NETWORK@HOST:PORT",
+        )
+
+
+class ArmeriaLayout(_EndpointNamed):
+    """See the module. The metadata ``weight``, if it is a number, is the weight."""
+
+    name: ClassVar[str] = "armeria"
+
+    def node_name(self, instance: ServiceInstance) -> str:
+        """Return host and port."""
+        return f"{instance.address}_{instance.port}"
+
+    def encode(self, instance: ServiceInstance, registered_at: float) -> bytes:
+        """Return the endpoint, and its weight if there is one."""
+        del registered_at
+        weight = instance.metadata.get("weight", "")
+        return (f"{instance.endpoint}:{weight}" if weight.isdecimal() else instance.endpoint).encode()
+
+    def decode(self, node_name: str, data: bytes) -> NodeContent:
+        """Read an instance by its data."""
+        text = _text(data)
+        address, port = read_endpoint(text)
+        metadata: dict[str, str] = {}
+        if not port:
+            endpoint, _, weight = text.rpartition(":")
+            if weight.isdecimal():
+                address, port = read_endpoint(endpoint)
+                metadata = {"weight": printable(weight)}
+        if not port:
+            return NodeContent(node_name, problem="not HOST:PORT or HOST:PORT:WEIGHT")
+        return NodeContent(node_name, address, port, metadata=metadata)
+
+
+class KingPinLayout(_EndpointNamed):
+    """See the module."""
+
+    name: ClassVar[str] = "kingpin"
+
+    def node_name(self, instance: ServiceInstance) -> str:
+        """Return a number that follows from the id, and the endpoint."""
+        return f"{uuid.uuid5(uuid.NAMESPACE_OID, instance.id).hex}-{instance.endpoint}"
+
+    def encode(self, instance: ServiceInstance, registered_at: float) -> bytes:
+        """Return nothing: the name says it."""
+        del instance, registered_at
+        return b""
+
+    def decode(self, node_name: str, data: bytes) -> NodeContent:
+        """Read an instance by its name."""
+        del data
+        address, port = read_endpoint(node_name.partition("-")[2])
+        return NodeContent(node_name, address, port, problem="" if port else "its name does not end in -HOST:PORT")
+
+
+class PlainLayout(_EndpointNamed):
+    """See the module."""
+
+    name: ClassVar[str] = "plain"
+
+    def node_name(self, instance: ServiceInstance) -> str:
+        """Return the endpoint."""
+        return format_endpoint(instance.address, instance.port)
+
+    def encode(self, instance: ServiceInstance, registered_at: float) -> bytes:
+        """Return nothing: the name says it."""
+        del instance, registered_at
+        return b""
+
+    def decode(self, node_name: str, data: bytes) -> NodeContent:
+        """Read an instance by its name, or else by its data."""
+        address, port = read_endpoint(node_name)
+        if not port:
+            address, port = read_endpoint(_text(data).strip())
+        return NodeContent(
+            node_name, address, port, problem="" if port else "neither its name nor its data are HOST:PORT"
+        )
+
+
+def _text(data: bytes) -> str:
+    return data[:_LONGEST_DATA].decode("utf-8", "backslashreplace")

@@ -1,0 +1,79 @@
+"""Twitter's ServerSet, which Finagle reads: ``{path}/member_%010d`` holding JSON.
+
+``{"serviceEndpoint": {"host", "port"}, "additionalEndpoints": {name: {…}}, "status": "ALIVE", "shard": 1}``, as
+com.twitter.common's JsonCodec writes it; ``metadata`` is Finagle's addition (serverset2). An instance has the name of
+its node; the further endpoints of one process are shown as metadata, ``endpoint.NAME``.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import ClassVar
+
+from registry_drain.instance import ServiceInstance, format_endpoint
+from registry_drain.registries.zookeeper.layouts.base import NodeContent
+from registry_drain.registries.zookeeper.layouts.reading import printable, read_object, read_port, text_of
+
+
+class ServerSetLayout:
+    """See the module. The metadata ``shard``, if it is a number, becomes the shard."""
+
+    name: ClassVar[str] = "serverset"
+    is_sequential: ClassVar[bool] = True
+
+    def folder(self, service: str) -> str:
+        """Return the service's own name."""
+        return service
+
+    def node_name(self, instance: ServiceInstance) -> str:
+        """Return what every member is called, before its number."""
+        del instance
+        return "member_"
+
+    def encode(self, instance: ServiceInstance, registered_at: float) -> bytes:
+        """Return the JSON; tags and the time have no place in it."""
+        del registered_at
+        metadata = dict(instance.metadata)
+        document: dict[str, object] = {
+            "serviceEndpoint": {"host": instance.address, "port": instance.port},
+            "additionalEndpoints": {},
+            "status": "ALIVE",
+        }
+        if metadata.get("shard", "").isdecimal():
+            document["shard"] = int(metadata.pop("shard"))
+        if metadata:
+            document["metadata"] = metadata
+        return json.dumps(document, separators=(",", ":")).encode()
+
+    def decode(self, node_name: str, data: bytes) -> NodeContent:
+        """Read a member. Whatever its status is but ALIVE, callers leave it out."""
+        document = read_object(data)
+        if isinstance(document, str):
+            return NodeContent(node_name, problem=document)
+        address, port = _endpoint(document.get("serviceEndpoint"))
+        metadata: dict[str, str] = {}
+        given, further = document.get("metadata"), document.get("additionalEndpoints")
+        if isinstance(given, dict):
+            metadata.update({printable(key): text_of(value) for key, value in given.items() if key})
+        if isinstance(further, dict):
+            for key, value in further.items():
+                host, its_port = _endpoint(value)
+                if host and its_port:
+                    metadata[f"endpoint.{printable(key)}"] = format_endpoint(host, its_port)
+        if "shard" in document:
+            metadata["shard"] = text_of(document["shard"])
+        return NodeContent(
+            id=node_name,
+            address=address,
+            port=port,
+            metadata=metadata,
+            health="" if document.get("status", "ALIVE") == "ALIVE" else "maintenance",
+            problem="" if address and port else "no serviceEndpoint with host and port",
+        )
+
+
+def _endpoint(value: object) -> tuple[str, int]:
+    if not isinstance(value, dict):
+        return "", 0
+    host = value.get("host")
+    return printable(host) if isinstance(host, str) else "", read_port(value.get("port"))

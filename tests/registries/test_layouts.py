@@ -1,0 +1,302 @@
+"""Every layout but Curator's: what its system writes is understood, ours is what it expects, and nothing raises."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from registry_drain.clock import Deadline
+from registry_drain.instance import ServiceInstance
+from registry_drain.registries.base import RemovalOutcome
+from registry_drain.registries.url import open_registry
+from registry_drain.registries.zookeeper.layouts import LAYOUTS, Layout, NodeTree
+from tests.support.processes import eventually
+from tests.support.zookeeper_process import ZooKeeperServer
+
+OTHERS = sorted(name for name in LAYOUTS if name != "curator")
+PATIENT = settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.too_slow])
+
+
+@dataclass(frozen=True)
+class Planted:
+    """A node as its own system writes it, and what we have to make of it."""
+
+    layout: str
+    node: str
+    data: bytes
+    address: str
+    port: int
+    id: str = ""
+    metadata: dict[str, str] = field(default_factory=dict)
+    health: str = ""
+    registered_at: float | None = None
+
+
+DUBBO_NODE = (
+    "dubbo%3A%2F%2F192.168.56.1%3A20880%2Fcom.acme.MenuService%3Fanyhost%3Dtrue%26application%3Dshop%26dynamic%3Dtrue"
+    "%26group%3Dred%26interface%3Dcom.acme.MenuService%26methods%3DsayHi%2CsayBye%26pid%3D250480%26side%3Dprovider"
+    "%26timestamp%3D1572509354829%26version%3D1.0"
+)
+SOFA_NODE = (
+    "bolt%3A%2F%2F192.168.43.240%3A12200%3Fversion%3D1.0%26accepts%3D100000%26appName%3Dusers%26weight%3D100"
+    "%26dynamic%3Dtrue%26startTime%3D1591755744817%26id%3DuserService%26uniqueId%3D%26rpcVer%3D50700"
+)
+NERVE_JSON = b'{"host":"10.0.0.7","port":9090,"name":"web-1","weight":20,"labels":{"zone":"eu"}}'
+NERVE_BASE64 = (
+    "base64_108_eyJob3N0IjoiMTAuMC4wLjciLCJwb3J0Ijo5MDkwLCJuYW1lIjoid2ViLTEiLCJ3ZWlnaHQiOjIwLCJsYWJlbHMiOnsiem9uZSI6ImV1"
+    "In19"
+)
+PLANTED = [
+    Planted(
+        "serverset",
+        "member_0000000001",
+        b'{"serviceEndpoint":{"host":"web7","port":4794},"additionalEndpoints":{"admin":{"host":"web7","port":9990}},'
+        b'"status":"ALIVE","shard":1}',
+        "web7",
+        4794,
+        metadata={"endpoint.admin": "web7:9990", "shard": "1"},
+    ),
+    Planted(
+        "serverset",
+        "member_0000000002",
+        b'{"serviceEndpoint":{"host":"web7","port":4794},"additionalEndpoints":{},"status":"DEAD"}',
+        "web7",
+        4794,
+        health="maintenance",
+    ),
+    Planted(
+        "dubbo",
+        DUBBO_NODE,
+        b"192.168.56.1",
+        "192.168.56.1",
+        20880,
+        id="red@192.168.56.1:20880:1.0",
+        metadata={
+            "anyhost": "true",
+            "application": "shop",
+            "dynamic": "true",
+            "group": "red",
+            "interface": "com.acme.MenuService",
+            "methods": "sayHi,sayBye",
+            "pid": "250480",
+            "protocol": "dubbo",
+            "side": "provider",
+            "timestamp": "1572509354829",
+            "version": "1.0",
+        },
+        registered_at=1572509354.829,
+    ),
+    Planted(
+        "dubbo",
+        "tri%3A%2F%2F%5B%3A%3A1%5D%3A50051%2Fcom.acme.Menu%3Fdisabled%3Dtrue%26version%3D0.0.0",
+        b"",
+        "::1",
+        50051,
+        id="[::1]:50051",
+        metadata={"disabled": "true", "protocol": "tri", "version": "0.0.0"},
+        health="maintenance",
+    ),
+    Planted(
+        "sofa",
+        SOFA_NODE,
+        b"",
+        "192.168.43.240",
+        12200,
+        id="192.168.43.240:12200:1.0",
+        metadata={
+            "version": "1.0",
+            "accepts": "100000",
+            "appName": "users",
+            "weight": "100",
+            "dynamic": "true",
+            "startTime": "1591755744817",
+            "id": "userService",
+            "rpcVer": "50700",
+            "protocol": "bolt",
+        },
+        registered_at=1591755744.817,
+    ),
+    Planted("nerve", "web-1_0000000007", NERVE_JSON, "10.0.0.7", 9090, metadata={"weight": "20", "zone": "eu"}),
+    Planted(
+        "nerve",
+        f"{NERVE_BASE64}_0000000007",
+        b"",
+        "10.0.0.7",
+        9090,
+        metadata={"weight": "20", "zone": "eu", "name": "web-1"},
+    ),
+    Planted(
+        "kratos",
+        "8f7a",
+        b'{"id":"8f7a","name":"shop","version":"v1.2","metadata":{"zone":"eu"},'
+        b'"endpoints":["http://10.0.0.7:8000?isSecure=false","grpc://10.0.0.7:9000?isSecure=false"]}',
+        "10.0.0.7",
+        8000,
+        metadata={
+            "zone": "eu",
+            "version": "v1.2",
+            "endpoints": "http://10.0.0.7:8000?isSecure=false grpc://10.0.0.7:9000?isSecure=false",
+        },
+    ),
+    Planted(
+        "rpcx", "tcp@10.0.0.7:8972", b"group=test&weight=7", "10.0.0.7", 8972, metadata={"group": "test", "weight": "7"}
+    ),
+    Planted(
+        "rpcx",
+        "quic@10.0.0.7:8972",
+        b"state=inactive",
+        "10.0.0.7",
+        8972,
+        metadata={"state": "inactive", "network": "quic"},
+        health="maintenance",
+    ),
+    Planted("armeria", "192.168.1.10_8080", b"192.168.1.10:8080", "192.168.1.10", 8080),
+    Planted("armeria", "b", b"192.168.1.11:8080:100", "192.168.1.11", 8080, metadata={"weight": "100"}),
+    Planted("kingpin", "0f8fad5bd9cb469fa16570867728950e-web-7:9090", b"", "web-7", 9090),
+    Planted("plain", "10.0.0.7:9090", b"", "10.0.0.7", 9090),
+    Planted("plain", "worker", b"[::1]:9090\n", "::1", 9090),
+]
+
+
+@pytest.mark.parametrize("planted", PLANTED, ids=lambda each: f"{each.layout}-{each.node[:24]}")
+def test_what_its_system_writes_is_understood(planted: Planted) -> None:
+    """Address, port, id, metadata, health and time of birth."""
+    content = LAYOUTS[planted.layout].decode(planted.node, planted.data)
+    assert content.problem == ""
+    assert (content.address, content.port) == (planted.address, planted.port)
+    assert content.id == (planted.id or planted.node)
+    assert dict(content.metadata) == planted.metadata
+    assert (content.health, content.registered_at) == (planted.health, planted.registered_at)
+
+
+def test_every_layout_has_a_planted_node() -> None:
+    """A new one brings its fixture."""
+    assert {each.layout for each in PLANTED} == set(OTHERS)
+
+
+def expected_nodes() -> dict[str, tuple[str, bytes]]:
+    """Return what each layout writes for one instance: name (before any number) and data."""
+    return {
+        "serverset": (
+            "member_",
+            (
+                b'{"serviceEndpoint":{"host":"10.0.0.7","port":9090},"additionalEndpoints":{},"status":"ALIVE",'
+                b'"metadata":{"zone":"eu"}}'
+            ),
+        ),
+        "dubbo": (
+            (
+                "dubbo%3A%2F%2F10.0.0.7%3A9090%2Fcom.acme.Menu%3Fdynamic%3Dtrue%26interface%3Dcom.acme.Menu"
+                "%26side%3Dprovider%26zone%3Deu"
+            ),
+            b"10.0.0.7",
+        ),
+        "sofa": (
+            "bolt%3A%2F%2F10.0.0.7%3A9090%3Fdynamic%3Dtrue%26interface%3Dcom.acme.Menu%26zone%3Deu",
+            b"10.0.0.7",
+        ),
+        "nerve": ("one_", b'{"host":"10.0.0.7","port":9090,"name":"one","labels":{"zone":"eu"}}'),
+        "kratos": (
+            "one",
+            (
+                b'{"id":"one","name":"com.acme.Menu","version":"","metadata":{"zone":"eu"},'
+                b'"endpoints":["grpc://10.0.0.7:9090?isSecure=false"]}'
+            ),
+        ),
+        "rpcx": ("tcp@10.0.0.7:9090", b"zone=eu"),
+        "armeria": ("10.0.0.7_9090", b"10.0.0.7:9090"),
+        "kingpin": ("f2c2f9e1", b""),
+        "plain": ("10.0.0.7:9090", b""),
+    }
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_what_is_written(name: str) -> None:
+    """To the byte: other software parses it."""
+    layout = LAYOUTS[name]
+    instance = ServiceInstance("com.acme.Menu", "10.0.0.7", 9090, "one", {"zone": "eu"})
+    node, data = expected_nodes()[name]
+    if name == "kingpin":
+        number, _, endpoint = layout.node_name(instance).partition("-")
+        assert (len(number), int(number, 16) > 0, endpoint) == (32, True, "10.0.0.7:9090")
+    else:
+        assert layout.node_name(instance) == node
+    assert layout.encode(instance, 1700000000.0) == data
+
+
+@PATIENT
+@pytest.mark.parametrize("name", OTHERS)
+@given(
+    address=st.ip_addresses().filter(lambda ip: not ip.is_unspecified).map(str),
+    port=st.integers(1, 65535),
+    metadata=st.dictionaries(
+        st.sampled_from(["zone", "weight", "shard", "a b", "ü&=%"]), st.text(min_size=1, max_size=9)
+    ),
+)
+def test_what_is_written_is_read_back(name: str, address: str, port: int, metadata: dict[str, str]) -> None:
+    """The address always, and the metadata where the layout has a place for them."""
+    layout = LAYOUTS[name]
+    instance = ServiceInstance("com.acme.Menu", address, port, "one", metadata)
+    node = NodeTree.at("/base", layout).node(instance).rpartition("/")[2]
+    content = layout.decode(f"{node}0000000001" if layout.is_sequential else node, layout.encode(instance, 1.0))
+    assert (content.problem, content.address, content.port) == ("", address, port)
+    if name in {"serverset", "nerve", "kratos", "dubbo", "sofa", "rpcx"}:
+        assert metadata.items() <= content.metadata.items()
+
+
+@PATIENT
+@pytest.mark.parametrize("name", OTHERS)
+@given(node=st.text(st.characters(exclude_characters="/"), min_size=1, max_size=60), data=st.binary(max_size=200))
+def test_garbage_becomes_a_problem(name: str, node: str, data: bytes) -> None:
+    """No name and no bytes make it raise, or show what no terminal takes."""
+    _check(LAYOUTS[name], node, data)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=10),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=10), inner, max_size=4),
+    max_leaves=12,
+)
+FIELDS = ["serviceEndpoint", "additionalEndpoints", "status", "shard", "metadata", "host", "port", "labels", "weight"]
+
+
+@PATIENT
+@pytest.mark.parametrize("name", ["serverset", "nerve", "kratos"])
+@given(document=st.dictionaries(st.sampled_from([*FIELDS, "endpoints", "version", "name"]), JSON))
+def test_foreign_json_is_read_as_far_as_it_goes(name: str, document: dict[str, object]) -> None:
+    """Wrong types in any field."""
+    _check(LAYOUTS[name], "node", json.dumps(document).encode())
+
+
+def _check(layout: Layout, node: str, data: bytes) -> None:
+    content = layout.decode(node, data)
+    for text in (content.id, content.address, content.problem, *content.metadata, *content.metadata.values()):
+        text.encode("utf-8")
+    assert 0 <= content.port <= 65535
+    assert content.problem or (content.address and content.port)
+
+
+@pytest.mark.zookeeper
+@pytest.mark.parametrize("name", OTHERS)
+def test_a_service_registers_is_found_and_leaves(name: str, zookeeper_server: ZooKeeperServer, unique: str) -> None:
+    """In a real ZooKeeper: listed, watched, removed by us alone, and proven gone."""
+    registry = open_registry(f"{zookeeper_server.url}/{unique}?layout={name}")
+    instance = ServiceInstance("com.acme.Menu", "10.0.0.7", 9090, "one", {"zone": "eu"})
+    registration = registry.registration(instance)
+    try:
+        registration.register(Deadline.after(10))
+        watch = registry.watch(instance.service, Deadline.after(10))
+        [entry] = registry.entries(None, Deadline.after(10))
+        assert (entry.service, entry.address, entry.port, entry.problem) == (instance.service, "10.0.0.7", 9090, "")
+        assert entry.is_ephemeral
+        assert [each.endpoint for each in watch.instances] == ["10.0.0.7:9090"]
+        assert registration.on_shutdown(Deadline.after(10)).outcome is RemovalOutcome.CONFIRMED
+        assert list(registry.entries(None, Deadline.after(10))) == []
+        eventually(lambda: not watch.instances, because="the watch sees it go")
+    finally:
+        registration.on_shutdown(Deadline.after(5))
+        registry.close()
