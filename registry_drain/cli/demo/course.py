@@ -40,7 +40,8 @@ def run(options: argparse.Namespace, output: Output, document: Document) -> Verd
             kinds = ", ".join(f"{count} {kind}" for kind, count in tally.failures.items())
             output.say(f"{style.value}: {kinds}")
     for report in tallies[Style.DRAINED].unclean_reports:
-        output.say(f"an instance that did not stop cleanly said:\n{report}")
+        for line in ("an instance that did not stop cleanly said:", *report.splitlines()):
+            output.say(line)
     return verdict(tallies[Style.DRAINED])
 
 
