@@ -101,7 +101,7 @@ class RunningAiohttp:
         return await close_listeners(duplicates(descriptors), close, deadline)
 
     async def drain(self, deadline: Deadline) -> bool:
-        """Run ``on_shutdown``, close what is idle, wait for the rest; True once no connection and no handler is left."""
+        """Run ``on_shutdown``, close what is idle, wait for the rest; True once no connection or handler is left."""
         loop = asyncio.get_running_loop()
         if self._hook is None:
             self._hook = loop.create_task(self._shut_down_hook())

@@ -11,8 +11,6 @@ import asyncio
 import socket
 import ssl
 from collections.abc import Iterable
-from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 from aiohttp import web
@@ -25,6 +23,7 @@ from registry_drain.servers.aiohttp_server.tracking import Tracking
 from registry_drain.servers.asgi_adapter import ASGIAdapter
 from registry_drain.servers.connections import IDLE_QUIET
 from registry_drain.servers.http.policy import RequestPolicy
+from registry_drain.servers.listener import BoundPath
 
 _BACKLOG = 128
 """aiohttp's own default."""
@@ -87,13 +86,16 @@ class AiohttpServer(ASGIAdapter):
         self._tracking.install(app)
         self._address = (host, port)
         self._path = path
+        self._bound_path: BoundPath | None = None
         self._ssl_context = ssl_context
         self._backlog = backlog
         self._idle_quiet = idle_quiet
         self._runner_options = runner
 
     def _bind(self) -> list[socket.socket]:
-        return [bind_path(self._path) if self._path else bind(*self._address)]
+        sock = bind_path(self._path) if self._path else bind(*self._address)
+        self._bound_path = BoundPath(sock)
+        return [sock]
 
     async def _start(self, sockets: list[socket.socket]) -> RunningAiohttp:
         runner = Runner(self._app, **self._runner_options)
@@ -113,6 +115,5 @@ class AiohttpServer(ASGIAdapter):
         return RunningAiohttp(runner, listeners, self._tracking, self.in_flight, idle_quiet=self._idle_quiet)
 
     def _listener_closed(self) -> None:
-        if self._path:
-            with suppress(OSError):
-                Path(self._path).unlink()
+        if self._bound_path is not None:
+            self._bound_path.remove()
