@@ -209,6 +209,7 @@ class AsyncService:
                     self.hurry("cancelled again")
             if signals:
                 signals.reinstall()
+        await self._coroutines.cancel_rest()
         if cancelled is not None:
             raise cancelled from ended.exception()
         return ended.result()

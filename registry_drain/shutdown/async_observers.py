@@ -18,6 +18,8 @@ from registry_drain.clock import Deadline
 from registry_drain.errors import ConfigurationError
 from registry_drain.shutdown.observers import ShutdownObserver, TimeLimitError
 
+_CLEAN_UP_LIMIT_S = 0.250
+
 waited_for_by: ContextVar[frozenset[object]] = ContextVar("registry_drain.waited_for_by", default=frozenset())
 """The stops that wait for the running task: it must not wait for them."""
 
@@ -48,6 +50,7 @@ class CoroutineRunner:
         """Take coroutines; :meth:`use_loop` must follow before the first one runs."""
         self._stop = stop
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._tasks: set[asyncio.Task[Any]] = set()
 
     def use_loop(self, loop: asyncio.AbstractEventLoop) -> None:
         """Run them in ``loop``."""
@@ -66,8 +69,19 @@ class CoroutineRunner:
         return _Run(self._loop, self._observe, begin).result(deadline)
 
     async def _observe(self, observed: Awaitable[object]) -> object:
+        task = asyncio.current_task()
+        if task is not None:
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
         waited_for_by.set(waited_for_by.get() | {self._stop})
         return await observed
+
+    async def cancel_rest(self) -> None:
+        """Cancel what a hurried stop has not waited for, and await it for a moment. In the loop."""
+        for task in self._tasks:
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=_CLEAN_UP_LIMIT_S)
 
 
 class _Run:

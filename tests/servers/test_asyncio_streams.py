@@ -7,6 +7,7 @@ import ssl
 import threading
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 
@@ -107,10 +108,10 @@ class TestMarks(LineContract):
 class InApplicationsLoop:
     """An adapter in a loop that is not its own, which ends after it: a :class:`DrainableServer`."""
 
-    def __init__(self, adapter: AsyncioServer) -> None:
+    def __init__(self, adapter: AsyncioServer, loop: asyncio.AbstractEventLoop | None = None) -> None:
         """Run a loop in a thread, as an application would in its main thread."""
         self._adapter = adapter
-        self._loop = asyncio.new_event_loop()
+        self._loop = loop or asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._run, name="application")
         self._thread.start()
         adapter.use_loop(self._loop)
@@ -155,6 +156,15 @@ class TestApplicationsLoop(LineContract):
     def new_server(self, serve: Serve) -> DrainableServer:
         """Return the adapter."""
         return InApplicationsLoop(AsyncioServer(by_lines(serve), "127.0.0.1", 0))
+
+
+class TestUvloop(LineContract):
+    """A loop of another make, where it is installed."""
+
+    def new_server(self, serve: Serve) -> DrainableServer:
+        """Return the adapter."""
+        uvloop: Any = pytest.importorskip("uvloop")
+        return InApplicationsLoop(AsyncioServer(by_lines(serve), "127.0.0.1", 0), uvloop.new_event_loop())
 
 
 class TlsLineClient(LineClient):
