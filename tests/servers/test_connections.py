@@ -9,8 +9,9 @@ import pytest
 
 from registry_drain.clock import Deadline
 from registry_drain.errors import ConfigurationError
-from registry_drain.servers.connections import SPREAD, Connection, Connections
+from registry_drain.servers.connections import SPREAD, Connection, Connections, Pace
 from registry_drain.servers.connections import connection as connection_module
+from registry_drain.servers.stop_state import StopState
 from registry_drain.testing.bench import Call
 from registry_drain.testing.clock import FakeClock
 from tests.support.processes import eventually
@@ -192,7 +193,7 @@ def test_idle_connections_are_closed_at_an_even_pace(idle: Callable[..., IdleCon
     assert connections.drain(Deadline.after(TIMEOUT, connections.clock))
     assert len(connections.closed_at) == 200
     assert connections.most_within(0.01) <= 2 * 200 * 0.01 / 0.1
-    assert 0.09 <= max(connections.closed_at) <= 0.11
+    assert 0.09 <= max(connections.closed_at) <= 0.12
 
 
 @pytest.mark.parametrize(
@@ -210,7 +211,7 @@ def test_spreading_takes_no_longer_than_it_must(
     connections = idle(count, spread=spread)
     assert connections.drain(Deadline.after(left, connections.clock))
     assert len(connections.closed_at) == count
-    assert seconds * 0.8 <= max(connections.closed_at) <= seconds + 0.006
+    assert seconds * 0.8 <= max(connections.closed_at) <= seconds * 1.2 + 0.006
 
 
 def test_a_hurry_ends_the_spreading(idle: Callable[..., IdleConnections]) -> None:
@@ -219,6 +220,19 @@ def test_a_hurry_ends_the_spreading(idle: Callable[..., IdleConnections]) -> Non
     assert connections.drain(Deadline.after(TIMEOUT, connections.clock))
     assert len(connections.closed_at) == 200
     assert max(connections.closed_at) <= connections.closed_at[49] + 0.006
+
+
+def test_a_stalled_drain_does_not_make_up_for_it() -> None:
+    """Closing in one go what was missed would be the very burst to avoid."""
+    clock = FakeClock()
+    pace = Pace(1000, 1.0, Deadline.after(TIMEOUT, clock), StopState(clock.now))
+    clock.sleep(0.5)
+    assert pace.allows() == 10
+    for _ in range(10):
+        pace.closed()
+    assert pace.allows() == 0
+    clock.sleep(0.0055)
+    assert pace.allows() == 5
 
 
 @pytest.mark.parametrize("spread", [-1.0, float("nan"), float("inf")])

@@ -30,7 +30,7 @@ class BlockingServerAdapter:
         thread_name: of the thread that accepts.
         clock: for the instants of requests.
         idle_quiet: seconds without a byte before an idle connection is closed by the drain.
-        spread: seconds over which idle connections are closed, at most.
+        spread: seconds over which idle connections are closed if there are thousands; 0: all at once.
     """
 
     def __init__(self, thread_name: str, clock: Clock, idle_quiet: float, spread: float = SPREAD) -> None:

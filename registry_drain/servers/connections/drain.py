@@ -53,7 +53,7 @@ class Connections:
         linger: seconds to go on reading after our FIN.
         corks_answers: whether an answer and the FIN behind it may leave as one; see rule 4 there.
         stop_state: the server's.
-        spread: seconds over which idle connections are closed, at most; 0: all at once.
+        spread: seconds over which idle connections are closed if there are thousands; 0: all at once.
 
     Raises:
         ConfigurationError: ``spread`` is no number of seconds.

@@ -57,8 +57,8 @@ class ThriftServer(BlockingServerAdapter):
         health_check_methods: names of methods whose calls are no sign that callers still know this instance.
         clock: for the instants of requests.
         idle_quiet: seconds without a byte before an idle connection is closed by the drain.
-        spread: seconds over which idle connections are closed, at most, so that their clients do not all reconnect at
-            the same instant; 0: all at once.
+        spread: seconds over which idle connections are closed if there are thousands, so that their clients do not all
+            reconnect at the same instant; 0: all at once.
 
     Raises:
         ConfigurationError: a kind of server or server transport that this adapter cannot drain.
