@@ -53,6 +53,7 @@ class ListeningSocket(socket.socket):
         """As :class:`socket.socket`."""
         super().__init__(family, type, proto, fileno)
         self.name = name
+        self._keeper = ""
         self._wanted_timeout: float | None = None
         self._is_shut = False
         self._process_id = os.getpid()
@@ -62,10 +63,11 @@ class ListeningSocket(socket.socket):
     @property
     def keeper(self) -> str:
         """Who keeps the socket when this process leaves it, as the report says it; empty if nobody does."""
-        return keeper_of(self)
+        return self._keeper or keeper_of(self)
 
     def keep_for(self, keeper: str) -> None:
         """Note that the socket outlives its use here; empty: that it is this process' own."""
+        self._keeper = keeper  # known when it is closed, too
         with _lock:
             inode = os.fstat(self.fileno()).st_ino
             if keeper:

@@ -1,0 +1,1 @@
+"""Restart by hand-over, with real processes, sockets and registries."""
