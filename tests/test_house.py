@@ -88,10 +88,14 @@ OPTIONAL = {
     "requests": {"registries.consul"},
     "kazoo": {"registries.zookeeper", "cli.demo"},
     "thrift": {"servers.thrift_server", "cli.demo"},
+    "thriftpy2": {"servers.thriftpy2"},
     "aiohttp": {"servers.aiohttp_server"},
     "uvicorn": {"servers.uvicorn_server"},
     "hypercorn": {"servers.hypercorn_server"},
     "granian": {"servers.granian_server"},
+    "grpc": {"servers.grpc_server"},
+    "grpc_health": {"servers.grpc_server"},
+    "rpyc": {"servers.rpyc_server"},
     "rich": {"cli"},
 }
 """Which modules may import an optional library, by prefix."""

@@ -1,0 +1,4 @@
+service Echo {
+  binary call(1: binary payload),
+  oneway void note(1: binary payload),
+}
