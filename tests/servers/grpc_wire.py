@@ -1,0 +1,170 @@
+"""A gRPC client on a bare socket, and an echo service without generated code.
+
+By h2, so that every frame can be seen: GOAWAY, RST_STREAM, the end of the connection.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import struct
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import grpc
+import h2.config
+import h2.connection
+import h2.events
+
+METHOD = "/echo.Echo/Call"
+TIMEOUT_S = 20.0
+_FRAME_HEAD, _GOAWAY = 9, 7
+
+
+def echo_service(serve: Callable[[bytes], bytes]) -> Any:
+    """Return the handlers of a service for a ``grpc.server``: ``Call``, ``Count``, ``Join``, ``Chat``, in bytes."""
+
+    def call(request: bytes, _context: Any) -> bytes:
+        return serve(request)
+
+    def count(request: bytes, _context: Any) -> Any:
+        for turn in range(int(request)):
+            yield serve(str(turn).encode())
+
+    def join(requests: Any, _context: Any) -> bytes:
+        return serve(b"".join(requests))
+
+    def chat(requests: Any, _context: Any) -> Any:
+        for request in requests:
+            yield serve(request)
+
+    return grpc.method_handlers_generic_handler(
+        "echo.Echo",
+        {
+            "Call": grpc.unary_unary_rpc_method_handler(call),
+            "Count": grpc.unary_stream_rpc_method_handler(count),
+            "Join": grpc.stream_unary_rpc_method_handler(join),
+            "Chat": grpc.stream_stream_rpc_method_handler(chat),
+        },
+    )
+
+
+class WireClient:
+    """One connection, as a :class:`~registry_drain.testing.server_contract.ContractClient`: answers come in order.
+
+    It reads in a thread, as gRPC's own clients do: they answer the PING that follows a GOAWAY whatever they wait for.
+
+    Attributes:
+        is_told_to_leave: whether a GOAWAY has come.
+    """
+
+    def __init__(self, address: tuple[str, int], *, method: str = METHOD, reads: bool = True) -> None:
+        """Connect, and say hello; a client that does not read is as good as gone."""
+        self._method = method
+        self._sock = socket.create_connection(address, timeout=TIMEOUT_S)
+        self._sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._h2 = h2.connection.H2Connection(h2.config.H2Configuration())
+        self._news = threading.Condition()
+        self._asked: list[int] = []
+        self._bodies: dict[int, bytes] = {}
+        self._statuses: dict[int, tuple[str, str]] = {}
+        self._received = b""
+        self._end: Exception | None = None
+        self.is_told_to_leave = False
+        self._h2.initiate_connection()
+        self._flush()
+        self._reader = threading.Thread(target=self._read, name="wire-client", daemon=True)
+        if reads:
+            self._reader.start()
+
+    def send(self, payload: bytes) -> None:
+        """Send one request."""
+        headers = [
+            (":method", "POST"),
+            (":scheme", "http"),
+            (":path", self._method),
+            (":authority", "localhost"),
+            ("te", "trailers"),
+            ("content-type", "application/grpc"),
+        ]
+        with self._news:
+            stream = self._h2.get_next_available_stream_id()
+            self._asked.append(stream)
+            self._bodies[stream] = b""
+            self._h2.send_headers(stream, headers)
+            self._h2.send_data(stream, struct.pack("!BI", 0, len(payload)) + payload, end_stream=True)
+            self._flush()
+
+    def receive(self) -> bytes:
+        """Return the answer to the oldest request that has none."""
+        with self._news:
+            stream = self._asked[0] if self._asked else 0
+            if not self._news.wait_for(lambda: stream in self._statuses or self._end is not None, TIMEOUT_S):
+                raise TimeoutError("no answer")
+            if stream not in self._statuses:
+                if self._asked:
+                    raise ConnectionAbortedError(f"the connection ended before the answer: {self._end!r}")
+                raise self._end or EOFError()
+            self._asked.pop(0)
+            status, message = self._statuses[stream]
+            if status != "0":
+                raise ConnectionAbortedError(f"status {status}: {message}")
+            return self._bodies.pop(stream)[5:]
+
+    def _read(self) -> None:
+        end: Exception = EOFError("the connection ended")
+        try:
+            while data := self._sock.recv(65536):
+                with self._news:
+                    self._received += data
+                    self._read_frames()
+                    self._flush()
+                    self._news.notify_all()
+        except OSError as error:
+            end = error
+        with self._news:
+            self._end = end
+            self._news.notify_all()
+
+    def _read_frames(self) -> None:
+        # RFC 9113, 4.1. GOAWAY is kept from h2, which would take the connection for closed: open streams are answered.
+        while len(self._received) >= _FRAME_HEAD:
+            size = _FRAME_HEAD + int.from_bytes(self._received[:3], "big")
+            if len(self._received) < size:
+                return
+            frame, self._received = self._received[:size], self._received[size:]
+            if frame[3] == _GOAWAY:
+                self.is_told_to_leave = True
+                continue
+            for event in self._h2.receive_data(frame):
+                self._take(event)
+
+    def _take(self, event: h2.events.Event) -> None:
+        if isinstance(event, h2.events.DataReceived):
+            assert event.stream_id is not None
+            self._bodies[event.stream_id] += event.data or b""
+            self._h2.acknowledge_received_data(event.flow_controlled_length or 0, event.stream_id)
+        elif isinstance(event, h2.events.ResponseReceived | h2.events.TrailersReceived):
+            # An error is one block of headers, "trailers only".
+            headers = dict(event.headers or [])
+            if b"grpc-status" in headers:
+                assert event.stream_id is not None
+                status, message = headers[b"grpc-status"], headers.get(b"grpc-message", b"")
+                self._statuses[event.stream_id] = (status.decode(), message.decode())
+        elif isinstance(event, h2.events.StreamReset):
+            assert event.stream_id is not None
+            self._statuses.setdefault(event.stream_id, ("reset", str(event.error_code)))
+
+    def _flush(self) -> None:
+        if data := self._h2.data_to_send():
+            self._sock.sendall(data)
+
+    def close(self) -> None:
+        """Hang up."""
+        with contextlib.suppress(OSError):
+            self._sock.shutdown(socket.SHUT_RDWR)
+        # In this order: the reader must not find the descriptor's number given to somebody else.
+        if self._reader.is_alive():
+            self._reader.join(TIMEOUT_S)
+        self._sock.close()

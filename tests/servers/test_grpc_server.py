@@ -1,0 +1,53 @@
+"""The adapter of ``grpc.server``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import grpc
+
+from registry_drain.servers.base import DrainableServer
+from registry_drain.servers.grpc_server import DrainInterceptor, GrpcServer
+from registry_drain.servers.in_flight import InFlightRequest
+from registry_drain.testing.server_contract import ServerContract
+from tests.servers.grpc_wire import METHOD, WireClient, echo_service
+
+
+class _Server(GrpcServer):
+    """Ends its pool as well: that is the user's, and nobody's in these tests."""
+
+    pool: ThreadPoolExecutor
+
+    def cut_off(self) -> tuple[InFlightRequest, ...]:
+        cut = super().cut_off()
+        self.pool.shutdown(wait=False)
+        return cut
+
+
+def new_server(
+    serve: Callable[[bytes], bytes], *, threads: int = 32, options: list[tuple[str, int]] | None = None, **settings: Any
+) -> _Server:
+    """Make an echo server, on a free port."""
+    interceptor, pool = DrainInterceptor(**settings), ThreadPoolExecutor(threads)
+    server = grpc.server(pool, interceptors=[interceptor], options=options)
+    server.add_generic_rpc_handlers([echo_service(serve)])
+    ours = _Server(server, interceptor, port=server.add_insecure_port("127.0.0.1:0"), options=options or ())
+    ours.pool = pool
+    return ours
+
+
+class TestContract(ServerContract):
+    """Every promise."""
+
+    patience = 20.0
+    request_name = METHOD
+
+    def new_server(self, serve: Callable[[bytes], bytes]) -> DrainableServer:
+        """Make an echo server with a pool that is larger than what the suite asks for."""
+        return new_server(serve)
+
+    def connect(self, address: tuple[str, int]) -> WireClient:
+        """Connect."""
+        return WireClient(address)
