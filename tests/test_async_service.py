@@ -476,9 +476,9 @@ def test_without_a_loop_coroutines_are_refused() -> None:
         Service(AsyncioServer(Echo().echo, "127.0.0.1", 0), observers=[observe], handle_signals=False)
     service = Service(
         AsyncioServer(Echo().echo, "127.0.0.1", 0),
-        observers=[lambda: observe()],
+        observers=[lambda: observe()],  # noqa: PLW0108 - that is the mistake
         budget=BUDGET,
-        handle_signals=False,  # noqa: PLW0108
+        handle_signals=False,
     )
     report = service.stop()
     assert "it returned an awaitable" in report.observers[0].detail

@@ -83,7 +83,7 @@ class ServerLoop:
 
         Raises:
             TimeoutError: the deadline came first; the coroutine is cancelled.
-            ServerError: there is no loop, or the caller is in it.
+            ServerError: there is no loop, or it ended meanwhile, or the caller is in it.
         """
         loop = self._loop
         if loop is None or loop.is_closed():
@@ -98,6 +98,8 @@ class ServerLoop:
                 future.cancel()
                 raise TimeoutError("the event loop did not answer in time") from None
             raise
+        except concurrent.futures.CancelledError:
+            raise ServerError("the server's event loop ended") from None
 
     def call_soon(self, callback: Callable[[], object]) -> None:
         """Let the loop call ``callback`` when it comes to it; nothing happens if it is closed."""

@@ -12,14 +12,18 @@ from typing import Any
 import pytest
 
 from registry_drain.clock import Deadline
+from registry_drain.errors import ServerError
 from registry_drain.servers.asyncio_streams import AsyncioServer
 from registry_drain.servers.base import DrainableServer, ListenerClosure
 from registry_drain.servers.current_request import mark_request
 from registry_drain.servers.in_flight import InFlight, InFlightRequest
+from registry_drain.testing.bench import Call
 from registry_drain.testing.server_contract import ContractClient, ServerContract
 from tests.servers.test_socket_server import LineClient
+from tests.support.processes import eventually, free_port
 from tests.support.tls_files import TlsFiles
 
+TIMEOUT = 10.0
 Serve = Callable[[bytes], bytes]
 Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
@@ -196,3 +200,30 @@ class TestTls(LineContract):
     def connect(self, address: tuple[str, int]) -> ContractClient:
         """Return a client."""
         return TlsLineClient(address, ssl.create_default_context(cafile=str(self.tls.ca)))
+
+
+# --- what is special ------------------------------------------------------------------------------------------------
+
+
+def test_a_stop_that_overtakes_the_start_closes_it_afterwards() -> None:
+    """The listener that was being opened refuses, and the one who started it is told."""
+    loop = asyncio.new_event_loop()
+    gate = threading.Event()
+    loop.call_soon(gate.wait, TIMEOUT)  # a loop that is busy: the start takes a while
+    thread = threading.Thread(target=loop.run_forever, name="application")
+    thread.start()
+    port = free_port()
+    server = AsyncioServer(by_lines(bytes), "127.0.0.1", port)
+    server.use_loop(loop)
+    start = Call(server.start)
+    eventually(lambda: server._is_started)
+    assert server.close_listener(Deadline.after(TIMEOUT)).method == "never started"
+    gate.set()
+    with pytest.raises(ServerError, match="stopped while it was starting"):
+        start.result(TIMEOUT, "start")
+    with pytest.raises(ConnectionRefusedError):
+        LineClient(("127.0.0.1", port))
+    assert server.cut_off() == ()
+    loop.call_soon_threadsafe(loop.stop)
+    thread.join()
+    loop.close()

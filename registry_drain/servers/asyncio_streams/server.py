@@ -137,10 +137,17 @@ class AsyncioServer:
             self._is_started = True
         self._loop.start()
         try:
-            return self._loop.call(self._listen, Deadline.after(_START_LIMIT_S))
+            bound = self._loop.call(self._listen, Deadline.after(_START_LIMIT_S))
+            with self._lock:
+                was_stopped = self._closure is not None
+            if was_stopped:
+                # By a stop that found nothing to close yet.
+                self._close(self._server, Deadline.after(0.0))
+                raise ServerError(f"{self!r} was stopped while it was starting")
         except BaseException:
             self._loop.stop()
             raise
+        return bound
 
     async def _listen(self) -> tuple[str, int]:
         loop = asyncio.get_running_loop()
