@@ -27,11 +27,14 @@ from registry_drain.servers.listener import (
     HeldOff,
     HoldOff,
     ListenerStoppedError,
+    backlog_length,
     bound_address,
     hold_off,
     hold_off_by_backlog,
     hold_off_by_decoy,
     hold_off_by_filter,
+    hold_off_by_shutdown,
+    listening_sockets,
     prepare,
 )
 from registry_drain.servers.listener.listening_socket import ListeningSocket
@@ -405,6 +408,43 @@ def test_sockets_without_a_file_have_no_path(tmp_path: Path) -> None:
         (tmp_path / "gone").unlink()
         for sock in (abstract, gone, tcp):
             assert not BoundPath(sock).remove()
+
+
+@pytest.mark.parametrize("is_unix", [False, True])
+def test_a_listener_of_somebody_elses_is_found_and_held_off(tmp_path: Path, is_unix: bool) -> None:
+    """One that C code has opened: no object stands for it, and there are several descriptors."""
+    path = str(tmp_path / "listener")
+    family = socket.AF_UNIX if is_unix else socket.AF_INET
+    with socket.socket(family) as client, socket.socket(family) as other:
+        other.bind(str(tmp_path / "other") if is_unix else ("127.0.0.1", 0))
+        other.listen()
+        hidden = socket.socket(family)
+        hidden.bind(path if is_unix else ("127.0.0.1", 0))
+        hidden.listen()
+        prepare(hidden)
+        address = hidden.getsockname()
+        descriptor = hidden.detach()
+        copy = os.dup(descriptor)
+        try:
+            (found,) = listening_sockets(path if is_unix else address[1])
+            client.connect(address)
+            assert backlog_length(found) == (None if is_unix else 1)
+            held = hold_off(found, [hold_off_by_shutdown, hold_off_by_decoy])
+            found.accept()[0].close()
+            with socket.socket(family) as late:
+                late.settimeout(0.1)
+                with pytest.raises((TimeoutError, ConnectionRefusedError)):
+                    late.connect(address)
+            assert held.method == ("shutdown(SHUT_RD)" if is_unix else "decoy")
+            found.close()
+            os.close(descriptor)
+            os.close(copy)
+            descriptor = copy = -1
+            held.close()
+            assert listening_sockets(path if is_unix else address[1]) == []
+        finally:
+            for each in {descriptor, copy} - {-1}:
+                os.close(each)
 
 
 def test_an_accept_loop_that_sleeps_is_woken(stand: Callable[..., Stand]) -> None:

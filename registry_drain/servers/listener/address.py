@@ -18,8 +18,8 @@ def bound_address(sock: socket.socket) -> tuple[str, int]:
     return (address[0], address[1]) if isinstance(address, tuple) else (str(address), 0)
 
 
-def listening_sockets(port: int) -> list[socket.socket]:
-    """Return duplicates of this process' TCP sockets that listen on ``port``; the caller closes them.
+def listening_sockets(where: int | str) -> list[socket.socket]:
+    """Return duplicates of this process' sockets that listen on a TCP port, or on a Unix path; the caller closes them.
 
     For listeners that somebody else's C code has opened, and that no Python object stands for. What is done to the
     duplicate (a filter, ``listen(0)``) is done to the listener. Empty where there is no ``/proc/self/fd``.
@@ -31,7 +31,7 @@ def listening_sockets(port: int) -> list[socket.socket]:
             if sock is None:
                 continue
             inode = os.fstat(sock.fileno()).st_ino
-            if inode not in found and _listens_on(sock, port):
+            if inode not in found and _listens_on(sock, where):
                 found[inode] = sock
             else:
                 sock.close()
@@ -51,12 +51,14 @@ def _duplicate(descriptor: int) -> socket.socket | None:
         return None
 
 
-def _listens_on(sock: socket.socket, port: int) -> bool:
+def _listens_on(sock: socket.socket, where: int | str) -> bool:
     try:
-        is_listening = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
-        return bool(is_listening) and sock.family != socket.AF_UNIX and bound_address(sock)[1] == port
+        if not sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+            return False
+        path, port = bound_address(sock)
     except OSError:
         return False
+    return path == where if sock.family == socket.AF_UNIX else port == where
 
 
 def backlog_length(listener: socket.socket) -> int | None:
