@@ -44,6 +44,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "servers.base",
         "servers.current_request",
     },
+    "hosted": FACTS | {"persistent_registration", "registries.base", "registries.url", "servers", "shutdown"},
     "cli": FACTS | {"service", "shutdown", "registries", "servers", ""},
     "__main__": {"cli"},
     "": FACTS

@@ -48,7 +48,7 @@ async def close_listeners(
     close: Callable[[], object],
     deadline: Deadline,
     *,
-    is_shared: bool = False,
+    is_last: Callable[[], bool] = lambda: True,
 ) -> ListenerClosure:
     """Hold clients off, let the running loop accept what waits, call ``close``, and end the listening.
 
@@ -56,28 +56,41 @@ async def close_listeners(
         listeners: duplicates of the listening sockets; closed when this returns.
         close: closes the servers (``asyncio.Server.close``); called in the loop.
         deadline: what waits longer is reset, and the closure is not clean.
-        is_shared: another process listens on the same sockets: it is not shut down.
+        is_last: asked after that: whether no other process accepts from the same sockets any more. Only then they are
+            shut down.
     """
     held = [hold_off(each) for each in listeners]
-    poller = select.poll()
+    is_clean = await _until_empty(listeners, deadline)
+    await close_later(close)
+    ends_listening = is_last()
     for each in listeners:
-        poller.register(each, select.POLLIN)
-    began_at = time.monotonic()
-    is_clean = True
-    # Real time besides the deadline's: this waits for packets on a wire, and they do not jump.
-    while (elapsed := time.monotonic() - began_at) < ROUND_TRIP or poller.poll(0):
-        if deadline.is_past and elapsed >= _OVERTIME_S:
-            is_clean = False
-            break
-        await asyncio.sleep(_LOOK_EVERY)
-    for _ in range(_TURNS):
-        await asyncio.sleep(0)
-    close()
-    for each in listeners:
-        if not is_shared:
+        if ends_listening:
             with contextlib.suppress(OSError):
                 each.shutdown(socket.SHUT_RDWR)
         each.close()
     for hold in held:
         hold.close()
     return ListenerClosure(", ".join(dict.fromkeys(hold.method for hold in held)) or "close", is_clean=is_clean)
+
+
+async def close_later(close: Callable[[], object]) -> None:
+    """Call ``close`` when everything that the loop has accepted so far is known to its protocols.
+
+    All that there is to do for a process that leaves a listener to others.
+    """
+    for _ in range(_TURNS):
+        await asyncio.sleep(0)
+    close()
+
+
+async def _until_empty(listeners: Sequence[socket.socket], deadline: Deadline) -> bool:
+    poller = select.poll()
+    for each in listeners:
+        poller.register(each, select.POLLIN)
+    began_at = time.monotonic()
+    # Real time besides the deadline's: this waits for packets on a wire, and they do not jump.
+    while (elapsed := time.monotonic() - began_at) < ROUND_TRIP or poller.poll(0):
+        if deadline.is_past and elapsed >= _OVERTIME_S:
+            return False
+        await asyncio.sleep(_LOOK_EVERY)
+    return True

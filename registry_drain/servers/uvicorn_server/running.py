@@ -24,7 +24,7 @@ from typing import Any
 import uvicorn
 
 from registry_drain.clock import Deadline
-from registry_drain.servers.asyncio_listeners import close_listeners, duplicates
+from registry_drain.servers.asyncio_listeners import close_later, close_listeners, duplicates
 from registry_drain.servers.base import ListenerClosure
 from registry_drain.servers.connections import IDLE_QUIET
 from registry_drain.servers.http.asgi import ASGIMiddleware
@@ -99,21 +99,27 @@ class RunningUvicorn:
         self._idle_quiet = idle_quiet
         self._on_end = on_end
 
-    async def close_listener(self, deadline: Deadline, *, is_shared: bool = False) -> ListenerClosure:
+    async def close_listener(
+        self, deadline: Deadline, *, is_last: Callable[[], bool] = lambda: True
+    ) -> ListenerClosure:
         """Stop accepting; what is in the backlog is served.
 
         Args:
             deadline: see :meth:`DrainableServer.close_listener`.
-            is_shared: other processes go on accepting from the same sockets.
+            is_last: whether no other process listens any more; see :func:`close_listeners`.
         """
         servers = self._server.servers
         descriptors = [sock.fileno() for each in servers for sock in each.sockets or ()]
+        return await close_listeners(duplicates(descriptors), self._close_servers, deadline, is_last=is_last)
 
-        def close() -> None:
-            for each in servers:
-                each.close()
+    async def leave_listener(self) -> ListenerClosure:
+        """Stop accepting from sockets that other processes go on serving."""
+        await close_later(self._close_servers)
+        return ListenerClosure("left to the other workers")
 
-        return await close_listeners(duplicates(descriptors), close, deadline, is_shared=is_shared)
+    def _close_servers(self) -> None:
+        for each in self._server.servers:
+            each.close()
 
     async def drain(self, deadline: Deadline) -> bool:
         """Close what is idle, wait for the rest; True once no connection and no task is left."""

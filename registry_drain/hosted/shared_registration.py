@@ -1,0 +1,266 @@
+"""One registration that several worker processes have together: made once, removed once, when the last of them stops.
+
+Theory of operation: one worker, the *keeper*, holds the registrations. When it dies (a crash, SIGKILL) another one
+takes over, under the same instance id, as a restarted process would. When it is told to stop, it first finds out who
+else was:
+
+===================  ===============================================================================================
+the other workers    then
+===================  ===============================================================================================
+are leaving too      the whole service stops: the keeper removes the instance, and tells the others the outcome
+go on serving        this worker is recycled, or was stopped alone: another one registers the instance, taking it
+                     over, and only then this one lets go of it. No gap, and never two
+are not there        as the first; but a worker that ends *without a signal* has a successor coming, and leaves the
+                     instance listed for it
+===================  ===============================================================================================
+
+A worker that is not the keeper and leaves with all the others waits for what the keeper says.
+
+Rules:
+
+1. Supervisors signal their workers one right after the other, so who is going to leave has been told within ``SETTLE``.
+2. Only a worker that serves takes the keeping over: nothing is registered by those that leave.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Sequence
+from enum import Enum
+
+from registry_drain.clock import Clock, Deadline
+from registry_drain.hosted.workers import Workers, WorkerState
+from registry_drain.instance import ServiceInstance
+from registry_drain.persistent_registration import PersistentRegistration
+from registry_drain.registries.base import Registry, Removal, RemovalOutcome
+
+logger = logging.getLogger(__name__)
+
+SETTLE = 0.75
+"""Seconds from this worker's signal to the last one's, if the supervisor signals them all: microseconds lie between two
+signals, but a worker whose loop is busy handles its own late."""
+_LOOK_EVERY = 0.1
+_LOOK_OFTEN = 0.01
+_JOIN_LIMIT = 2.0
+
+
+class Departure(Enum):
+    """What this worker's leaving means."""
+
+    ALL_LEAVE = "all workers leave, and this one removes the instance"
+    FOLLOWS = "all workers leave, and another one removes the instance"
+    ALONE = "this worker leaves, the others keep the instance"
+    SUCCEEDED = "this worker leaves, and its supervisor starts another one"
+
+
+class SharedMembership:
+    """This worker's part in the registrations that all have. Thread-safe.
+
+    Args:
+        workers: the processes.
+        registries: where the instance is listed.
+        clock: measures and passes time.
+        has_stop_signal: whether this worker was told to stop; it may also be about to end by itself.
+    """
+
+    def __init__(
+        self,
+        workers: Workers,
+        registries: Sequence[Registry],
+        clock: Clock,
+        *,
+        has_stop_signal: Callable[[], bool] = lambda: True,
+    ) -> None:
+        self._workers = workers
+        self._registries = list(registries)
+        self._clock = clock
+        self._instance: ServiceInstance | None = None
+        self._kept: dict[str, PersistentRegistration] = {}
+        self._results: dict[str, Removal] = {}
+        self._leaving = threading.Event()
+        self._lock = threading.Lock()
+        self._departure: Departure | None = None
+        self._thread = threading.Thread(target=self._keep, name="registry-drain-workers", daemon=True)
+        self._has_stop_signal = has_stop_signal
+
+    def start(self, instance: ServiceInstance) -> None:
+        """Join the workers, and keep the registration if nobody does; nothing if this worker leaves already."""
+        self._instance = instance
+        with self._lock:
+            if self._leaving.is_set():
+                return
+            self._workers.join()
+            self._thread.start()
+
+    @property
+    def departure(self) -> Departure | None:
+        """What this worker's leaving means, once that is known."""
+        return self._departure
+
+    @property
+    def is_keeper(self) -> bool:
+        """Whether this worker has the registrations."""
+        return bool(self._kept)
+
+    def closed(self) -> bool:
+        """Note that this worker does not accept any more; return whether no other one does."""
+        with self._workers.agreement() as agreed:
+            agreed.states[self._workers.pid] = WorkerState.CLOSED
+            return all(state is WorkerState.CLOSED for state in agreed.states.values())
+
+    def _keep(self) -> None:
+        while not self._clock.wait(self._leaving, _LOOK_EVERY):
+            try:
+                self._look()
+            except Exception:  # noqa: PERF203 - the next look may work
+                logger.exception("%r: trying again", self._workers)
+
+    def _look(self) -> None:
+        me = self._workers.pid
+        must_register = False
+        with self._workers.agreement() as agreed:
+            if self._leaving.is_set():
+                return
+            # One that has removed the instance keeps nothing any more: whoever serves now is a new generation.
+            if agreed.keeper is None or (agreed.keeper != me and agreed.removals):
+                agreed.keeper, agreed.is_kept, agreed.removals = me, False, {}
+                must_register = True
+            elif agreed.keeper == me and not agreed.is_kept and self._kept:
+                agreed.is_kept = all(each.is_registered for each in self._kept.values())
+        if must_register and self._instance is not None:
+            kept = {each.url: self._new_registration(each, self._instance) for each in self._registries}
+            self._kept = kept
+            for each in kept.values():
+                each.start()
+
+    def _new_registration(self, registry: Registry, instance: ServiceInstance) -> PersistentRegistration:
+        return PersistentRegistration(registry.registration(instance), registry.url, self._clock)
+
+    # --- leaving ----------------------------------------------------------------------------------------------------
+
+    def begin_leaving(self, deadline: Deadline) -> None:
+        """Take nothing over any more; the others see that this worker leaves."""
+        with self._lock:
+            self._leaving.set()
+        if self._thread.is_alive():
+            self._thread.join(min(_JOIN_LIMIT, deadline.remaining()))
+        with self._lock, self._workers.agreement() as agreed:
+            if agreed.states.get(self._workers.pid) is WorkerState.SERVING:
+                agreed.states[self._workers.pid] = WorkerState.LEAVING
+
+    def leave(self, url: str, deadline: Deadline) -> Removal:
+        """Find out what this worker's leaving means, and do that to the registration at ``url``."""
+        departure = self._decide(deadline)
+        subject = str(self._instance)
+        kept = self._kept.get(url)
+        if departure is Departure.FOLLOWS:
+            return self._followed(url, subject, deadline)
+        if departure is Departure.SUCCEEDED:
+            if kept is not None:
+                kept.fence(deadline)
+            return Removal(subject, url, RemovalOutcome.SUCCESSOR, departure.value, confirmed_at=self._clock.now())
+        if departure is Departure.ALONE:
+            if kept is None or self._handed_over(deadline):
+                return self._left_to_others(kept, subject, url, deadline)
+            if self._departure is not Departure.ALL_LEAVE:
+                detail = "no other worker took the registration over in time: it is left to expire"
+                return Removal(subject, url, RemovalOutcome.UNCONFIRMED, detail)
+        if kept is None:
+            return Removal(subject, url, RemovalOutcome.NOT_REGISTERED)
+        removal = kept.on_shutdown(deadline)
+        self._tell(url, removal)
+        return removal
+
+    def _left_to_others(
+        self, kept: PersistentRegistration | None, subject: str, url: str, deadline: Deadline
+    ) -> Removal:
+        if kept is not None:
+            return kept.on_shutdown(deadline)  # finds the successor, and leaves it alone
+        return Removal(subject, url, RemovalOutcome.SUCCESSOR, Departure.ALONE.value, confirmed_at=self._clock.now())
+
+    def _decide(self, deadline: Deadline) -> Departure:
+        with self._lock:
+            if self._departure is None:
+                self._departure = self._wait_for_others(deadline)
+                logger.info("worker %d: %s", self._workers.pid, self._departure.value)
+            return self._departure
+
+    def _wait_for_others(self, deadline: Deadline) -> Departure:
+        me = self._workers.pid
+        settled = deadline.capped(SETTLE)
+        while True:
+            with self._workers.agreement() as agreed:
+                others_serve, keeper = agreed.others_serve(me), agreed.keeper
+            if not others_serve:
+                if not self._has_stop_signal():
+                    return Departure.SUCCEEDED
+                return Departure.ALL_LEAVE if keeper in {me, None} else Departure.FOLLOWS
+            if settled.is_past:
+                return Departure.ALONE
+            self._clock.sleep(_LOOK_OFTEN)
+
+    def _handed_over(self, deadline: Deadline) -> bool:
+        """Offer the registration to the others; return whether one of them has it."""
+        me = self._workers.pid
+        with self._workers.agreement() as agreed:
+            if agreed.keeper == me:
+                agreed.keeper, agreed.is_kept = None, False
+        while not deadline.is_past:
+            with self._workers.agreement() as agreed:
+                if agreed.keeper not in {None, me} and agreed.is_kept:
+                    return True
+                if agreed.keeper in {None, me} and not agreed.others_serve(me):
+                    agreed.keeper = me
+                    self._departure = Departure.ALL_LEAVE  # they were told to stop meanwhile
+                    return False
+            self._clock.sleep(_LOOK_OFTEN)
+        return False
+
+    def _followed(self, url: str, subject: str, deadline: Deadline) -> Removal:
+        while not deadline.is_past:
+            with self._workers.agreement() as agreed:
+                found, keeper = agreed.removals.get(url), agreed.keeper
+            if found is not None:
+                outcome, detail, confirmed_at = found
+                return Removal(subject, url, RemovalOutcome(outcome), detail, 1, confirmed_at)
+            if keeper is None:
+                break
+            self._clock.sleep(_LOOK_OFTEN)
+        detail = "the worker that kept the registration did not say that it was removed; it expires by itself"
+        return Removal(subject, url, RemovalOutcome.UNCONFIRMED, detail)
+
+    def _tell(self, url: str, removal: Removal) -> None:
+        with self._workers.agreement() as agreed:
+            agreed.removals[url] = (removal.outcome.value, removal.detail, removal.confirmed_at)
+
+    def end(self) -> None:
+        """Be no worker any more."""
+        self._leaving.set()
+        self._workers.leave()
+
+    def __repr__(self) -> str:
+        """Show who it is."""
+        return f"<SharedMembership {self._workers!r} is_keeper={self.is_keeper}>"
+
+
+class SharedRegistration:
+    """The membership in one registry; a first observer of the stop."""
+
+    def __init__(self, membership: SharedMembership, registry: Registry, describe: Callable[[], str]) -> None:
+        self._membership = membership
+        self._url = registry.url
+        self._describe = describe
+
+    @property
+    def instance(self) -> str:
+        """What it is about, for the report."""
+        return self._describe()
+
+    def fence(self, deadline: Deadline) -> None:
+        """Take nothing over from now on. What is kept is fenced when it is known who else leaves."""
+        self._membership.begin_leaving(deadline)
+
+    def on_shutdown(self, deadline: Deadline) -> Removal:
+        """Remove the instance, hand it over, or wait for the one that removes it."""
+        return self._membership.leave(self._url, deadline)

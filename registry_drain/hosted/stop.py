@@ -1,0 +1,203 @@
+"""One process' registrations and its stop, between the server that runs the process and the stop routine."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import threading
+from typing import Any
+
+from registry_drain.clock import Deadline
+from registry_drain.errors import RegistryDrainError
+from registry_drain.hosted.host import Host
+from registry_drain.hosted.server import HostedServer
+from registry_drain.hosted.settings import RegistryLike, Settings
+from registry_drain.hosted.shared_registration import Departure, SharedMembership, SharedRegistration
+from registry_drain.hosted.workers import Workers
+from registry_drain.persistent_registration import PersistentRegistration
+from registry_drain.phases import Phase
+from registry_drain.registries.base import Registry, Removal
+from registry_drain.registries.url import open_registry
+from registry_drain.servers.http.asgi import ASGIMiddleware
+from registry_drain.servers.listener import bound_address, listening_sockets
+from registry_drain.shutdown.observers import ShutdownNotifier
+from registry_drain.shutdown.routine import StopRoutine
+from registry_drain.shutdown.watchdog import Watchdog
+
+logger = logging.getLogger(__name__)
+
+_LOOK_EVERY = 0.02
+_DATE_EVERY = 50
+"""Looks between two updates of uvicorn's Date header: a second."""
+_SAY_AFTER = 10.0
+"""Seconds without a listener on the port before that is said."""
+
+
+class HostedStop:
+    """Made in the lifespan startup, in the server's event loop; it takes the signals over and registers.
+
+    Args:
+        settings: what was given.
+        host: the server around us.
+        middleware: around the application.
+    """
+
+    def __init__(self, settings: Settings, host: Host, middleware: ASGIMiddleware) -> None:
+        self._settings, self._host = settings, host
+        loop = asyncio.get_running_loop()
+        running = None
+        if host.uvicorn_server is not None:
+            from registry_drain.servers.uvicorn_server.running import RunningUvicorn
+
+            running = RunningUvicorn(host.uvicorn_server, middleware)
+            self._await_us(host.uvicorn_server)
+        self._server = HostedServer(middleware, settings.listen_port, loop, host.pass_on, running)
+        self._notifier = ShutdownNotifier(reserved=settings.budget.part("notify"))
+        for observer in settings.observers:
+            self._notifier.add(observer)
+        self._watchdog = Watchdog()
+        self._routine = StopRoutine(
+            self._server,
+            budget=settings.budget,
+            notifier=self._notifier,
+            clock=settings.clock,
+            sinks=settings.sinks,
+            watchdog=self._watchdog,
+        )
+        self._membership: SharedMembership | None = None
+        self._opened: list[Registry] = []
+        host.put_in_front(self)
+        threading.Thread(target=self._register, name="registry-drain-register", daemon=True).start()
+
+    # --- what signals say -------------------------------------------------------------------------------------------
+
+    def request_stop(self, reason: str) -> None:
+        """Begin the stop."""
+        self._routine.request_stop(reason)
+
+    def hurry(self, reason: str) -> None:
+        """Skip every wait."""
+        self._routine.hurry(reason)
+
+    def report_displaced(self, signal_name: str, handler: str) -> None:
+        """Not looked for: the server itself puts its handlers back at its end."""
+
+    # --- registering ------------------------------------------------------------------------------------------------
+
+    def _register(self) -> None:
+        try:
+            address = self._wait_for_listener()
+            if address is not None and self._settings.registries:
+                self._register_at(address)
+        except RegistryDrainError as error:
+            logger.error("serving, but not registered: %s", error)  # noqa: TRY400 - one line says what to do
+        except Exception:
+            logger.exception("serving, but not registered")
+
+    def _wait_for_listener(self) -> str | None:
+        settings, waited = self._settings, 0.0
+        while not self._routine.is_stopping:
+            listeners = listening_sockets(settings.listen_port)
+            addresses = [bound_address(each)[0] for each in listeners]
+            for each in listeners:
+                each.close()
+            if addresses:
+                return settings.address or addresses[0]
+            settings.clock.sleep(_LOOK_EVERY)
+            waited += _LOOK_EVERY
+            if _SAY_AFTER <= waited < _SAY_AFTER + _LOOK_EVERY:
+                logger.warning("not registered: nothing listens on port %d yet; is port= right?", settings.listen_port)
+        return None
+
+    def _register_at(self, address: str) -> None:
+        settings = self._settings
+        instance = settings.instance(address)
+        registries = [self._open(each) for each in settings.registries]
+        if not self._host.has_supervisor:
+            registrations = [
+                PersistentRegistration(each.registration(instance), each.url, settings.clock) for each in registries
+            ]
+            for registration in registrations:
+                self._notifier.add_first(registration)
+            for registration in registrations:
+                registration.start()
+            return
+        workers = Workers(settings.service, settings.port, os.getppid())
+        membership = SharedMembership(
+            workers, registries, settings.clock, has_stop_signal=lambda: self._host.has_stop_signal
+        )
+        for registry in registries:
+            first = _Leaving(self, membership, SharedRegistration(membership, registry, lambda: str(instance)))
+            self._notifier.add_first(first)
+        self._server.is_last = membership.closed
+        self._membership = membership
+        membership.start(instance)
+
+    def _open(self, registry: RegistryLike) -> Registry:
+        if not isinstance(registry, str):
+            return registry
+        opened = open_registry(registry, self._settings.clock)
+        self._opened.append(opened)
+        return opened
+
+    def departed(self, departure: Departure | None) -> None:
+        """Take note of what this worker's leaving means."""
+        self._server.others_listen = departure in {Departure.ALONE, Departure.SUCCEEDED}
+
+    # --- the server's stop ------------------------------------------------------------------------------------------
+
+    def _await_us(self, server: Any) -> None:
+        """Let uvicorn's shutdown, for whatever reason it comes, begin ours and wait for it."""
+        shutdown = server.shutdown
+
+        async def shutdown_drained(*arguments: Any, **options: Any) -> None:
+            self._routine.request_stop("limit_max_requests" if not self._host.has_stop_signal else "signal")
+            counter = 0
+            while not self._server.is_drained.is_set():
+                if counter % _DATE_EVERY == 0:
+                    await server.on_tick(0)  # the Date header
+                counter += 1
+                await asyncio.sleep(_LOOK_EVERY)
+            await shutdown(*arguments, **options)
+
+        server.shutdown = shutdown_drained
+
+    def server_has_stopped(self) -> None:
+        """Take note of the lifespan shutdown: the server has stopped serving, and if nobody asked for it, we stop."""
+        self._server.has_stopped.set()
+        if not self._routine.is_stopping:
+            self._routine.hurry("the server has stopped by itself")
+
+    async def ended(self) -> None:
+        """Wait for the stop's end; say what it was."""
+        while self._routine.phase is not Phase.STOPPED:  # noqa: ASYNC110 - the routine is threads
+            await asyncio.sleep(_LOOK_EVERY)
+        report = self._routine.report
+        logger.log(logging.INFO if report.is_clean else logging.WARNING, "%s", report)
+        if self._membership is not None:
+            self._membership.end()
+        self._host.end()
+        await asyncio.to_thread(self._close)
+
+    def _close(self) -> None:
+        for registry in self._opened:
+            registry.close()
+        # Once this process ends by itself nothing of ours keeps it; the supervisor's own limits apply.
+        self._watchdog.disarm()
+
+
+class _Leaving:
+    """A shared registration, whose outcome also tells the server's adapter whether others go on listening."""
+
+    def __init__(self, stop: HostedStop, membership: SharedMembership, registration: SharedRegistration) -> None:
+        self._stop, self._membership, self._registration = stop, membership, registration
+        self.instance = registration.instance
+        self.fence = registration.fence
+
+    def on_shutdown(self, deadline: Deadline) -> Removal:
+        """Leave, and take note."""
+        try:
+            return self._registration.on_shutdown(deadline)
+        finally:
+            self._stop.departed(self._membership.departure)
