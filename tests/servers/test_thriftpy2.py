@@ -1,4 +1,4 @@
-"""thriftpy2's servers: the contract on every kind and transport. The clients are Apache Thrift's: the wire is the same."""
+"""thriftpy2's servers: the contract on every kind and transport, with Apache Thrift's clients: the wire is the same."""
 
 # thriftpy2 says that it is typed, and is in half.
 # mypy: disable-error-code="no-untyped-call"

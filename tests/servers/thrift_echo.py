@@ -51,6 +51,8 @@ class EchoClient:
         """Connect; the factories default to buffered and binary."""
         # Not by TSocket.open(), which hides what went wrong.
         self.sock = socket.socket(family)
+        # Or a pipelined request, though sent, may still be here when the server says goodbye.
+        self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.sock.settimeout(timeout)
         try:
             self.sock.connect(address)

@@ -108,7 +108,8 @@ class BlockingServerAdapter:
                 return self._closure
         closure = listener.stop(deadline)
         # The serve loop no longer touches it: accept() takes what is handed over.
-        self._close_transport()
+        with self._lock:
+            self._close_transport()
         return closure
 
     def drain(self, deadline: Deadline) -> bool:
