@@ -9,7 +9,7 @@ import contextlib
 import socket
 import struct
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import grpc
@@ -168,3 +168,41 @@ class WireClient:
         if self._reader.is_alive():
             self._reader.join(TIMEOUT_S)
         self._sock.close()
+
+
+@contextlib.contextmanager
+def channel_to(address: tuple[str, int]) -> Iterator[Any]:
+    """Give a channel of gRPC's own client, with a connection of its own."""
+    channel = grpc.insecure_channel(f"{address[0]}:{address[1]}", options=[("grpc.use_local_subchannel_pool", 1)])
+    with channel:
+        yield channel
+
+
+class IgnoringClient(threading.Thread):
+    """Calls one server over a channel, without a pause and without a retry, until it is refused.
+
+    Attributes:
+        answered: how many calls were.
+        failures: of calls that were not, but for the refusal that ended it.
+    """
+
+    def __init__(self, address: tuple[str, int]) -> None:
+        """Begin."""
+        super().__init__(name="ignoring-client", daemon=True)
+        self._address = address
+        self.answered = 0
+        self.failures: list[str] = []
+        self.start()
+
+    def run(self) -> None:
+        """Call."""
+        with channel_to(self._address) as channel:
+            call = channel.unary_unary(METHOD)
+            while True:
+                try:
+                    call(b"payload", timeout=TIMEOUT_S)
+                except grpc.RpcError as error:
+                    if "refused" not in error.details():
+                        self.failures.append(f"{error.code()}: {error.details()}")
+                    return
+                self.answered += 1

@@ -15,12 +15,14 @@ from registry_drain.testing.server_contract import ServerContract
 from tests.servers.grpc_wire import METHOD, WireClient, echo_service
 
 
-class _Server(GrpcServer):
+class EchoServer(GrpcServer):
     """Ends its pool as well: that is the user's, and nobody's in these tests."""
 
     pool: ThreadPoolExecutor
+    grpc_server: Any
 
     def cut_off(self) -> tuple[InFlightRequest, ...]:
+        """Cut off, and let go of the pool."""
         cut = super().cut_off()
         self.pool.shutdown(wait=False)
         return cut
@@ -28,13 +30,13 @@ class _Server(GrpcServer):
 
 def new_server(
     serve: Callable[[bytes], bytes], *, threads: int = 32, options: list[tuple[str, int]] | None = None, **settings: Any
-) -> _Server:
+) -> EchoServer:
     """Make an echo server, on a free port."""
     interceptor, pool = DrainInterceptor(**settings), ThreadPoolExecutor(threads)
     server = grpc.server(pool, interceptors=[interceptor], options=options)
     server.add_generic_rpc_handlers([echo_service(serve)])
-    ours = _Server(server, interceptor, port=server.add_insecure_port("127.0.0.1:0"), options=options or ())
-    ours.pool = pool
+    ours = EchoServer(server, interceptor, port=server.add_insecure_port("127.0.0.1:0"), options=options or ())
+    ours.pool, ours.grpc_server = pool, server
     return ours
 
 

@@ -142,10 +142,12 @@ class AioGrpcServer(GrpcAdapter):
 
     async def _cancel_all(self) -> None:
         tasks = set(self._interceptor.tasks)
+        # This cancels the tasks. We must not do it as well: a second cancellation would interrupt their cleaning up.
         stopping = asyncio.ensure_future(self._server.stop(0))
-        for task in tasks:
-            task.cancel()
         await asyncio.wait({stopping, *tasks}, timeout=CUT_LIMIT_S)
+        for task in tasks:
+            if not task.done():
+                task.cancel()
         if stopping.done():
             self._ended.set()
 

@@ -65,7 +65,8 @@ class Ports:
 
     def connections(self) -> int:
         """Return how many connections are open."""
-        return sum(1 for sock in self._sockets() if not _is_listening(sock) and _has_peer(sock))
+        # By inode: a descriptor that is closed meanwhile may come up again as a duplicate of ours.
+        return len({_inode(sock) for sock in self._sockets() if not _is_listening(sock) and _has_peer(sock)})
 
     def close(self, deadline: Deadline) -> ListenerClosure:
         """Stop listening, once the core has accepted what the kernel had."""
@@ -86,8 +87,8 @@ class Ports:
         """Return the listening ones, by inode: a socket may have several descriptors."""
         found: dict[int, socket.socket] = {}
         for sock in self._sockets():
-            if _is_listening(sock):
-                found.setdefault(os.fstat(sock.fileno()).st_ino, sock.dup())
+            if _is_listening(sock) and _inode(sock) not in found:
+                found[_inode(sock)] = sock.dup()
         return list(found.values())
 
     def _sockets(self) -> Iterator[socket.socket]:
@@ -120,7 +121,10 @@ def _wait_for_backlog(listeners: list[socket.socket], deadline: Deadline) -> boo
     # Real time: this waits for packets on a wire, and for somebody else's threads.
     poller = select.poll()
     for sock in listeners:
-        poller.register(sock, select.POLLIN)
+        # A Unix socket that is held off is always readable: accepting fails once its queue is empty, and a round trip
+        # is plenty for the core to get there.
+        if sock.family != socket.AF_UNIX:
+            poller.register(sock, select.POLLIN)
     round_trip_ends_at = time.monotonic() + ROUND_TRIP
     overtime_ends_at = time.monotonic() + _OVERTIME_S
     while True:
@@ -131,6 +135,10 @@ def _wait_for_backlog(listeners: list[socket.socket], deadline: Deadline) -> boo
         if deadline.is_past and now >= overtime_ends_at:
             return False
         time.sleep(_LOOK_EVERY)
+
+
+def _inode(sock: socket.socket) -> int:
+    return os.fstat(sock.fileno()).st_ino
 
 
 def _bound_to(sock: socket.socket) -> PortOrPath | None:
