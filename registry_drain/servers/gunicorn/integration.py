@@ -76,6 +76,7 @@ class Integration:
         self._service: Service | None = None
         self._signals: MasterSignals | None = None
         self._agent: WorkerAgent | None = None
+        self._may_stop = threading.Event()
         self._has_ended = threading.Event()
 
     @property
@@ -98,7 +99,7 @@ class Integration:
     def when_ready(self, arbiter: Any) -> None:
         """Take the master's stop over: gunicorn listens, and has not forked yet."""
         signals = MasterSignals(self._on_signal, self._on_orphaned, self._kill_workers)
-        server = GunicornServer(arbiter, self._board, signals.pass_on)
+        server = GunicornServer(arbiter, self._board, self._stop_gunicorn)
         try:
             self._check_instance(server)
             service = Service(
@@ -131,8 +132,17 @@ class Integration:
             logger.critical("registry_drain: %s: stopping gunicorn", error)
         finally:
             self._has_ended.set()
+            self._may_stop.set()
             # Gunicorn stops whatever became of our stop; a second time does nothing.
             signals.pass_on()
+
+    def _stop_gunicorn(self) -> None:
+        self._may_stop.set()
+        if threading.main_thread().is_alive() and self._signals is not None:
+            self._signals.pass_on()
+        else:
+            # Nobody runs the arbiter any more. Its stop waits for the workers, so it gets a thread.
+            threading.Thread(target=self._arbiter.stop, name="registry-drain-gunicorn-stop", daemon=True).start()
 
     def _watch_arbiter(self, arbiter: Any, service: Service) -> None:
         kill_worker, stop = arbiter.kill_worker, arbiter.stop
@@ -145,8 +155,10 @@ class Integration:
             kill_worker(pid, number)
 
         def notice_and_stop(graceful: bool = True) -> None:  # noqa: FBT001, FBT002 -- gunicorn's signature
-            # Normally it is us who asked. Else gunicorn has given up (no worker boots): leave the registry now.
+            # Normally it is us who asked, and nothing is waited for. Else gunicorn has given up (a worker that does not
+            # boot); the others serve on until callers have been told.
             service.request_stop("gunicorn stops by itself")
+            self._may_stop.wait(self.settings.budget.grace_period)
             stop(graceful)
 
         arbiter.kill_worker, arbiter.stop = tell_and_kill, notice_and_stop
@@ -160,10 +172,11 @@ class Integration:
             self._service.routine.hurry(name)
 
     def _on_orphaned(self) -> None:
-        """Deregister: gunicorn's main thread has ended without telling anybody."""
+        """Stop what still serves: gunicorn's main thread has ended without telling anybody, workers or us."""
         if self._service is not None:
-            self._service.routine.hurry("gunicorn exited")
-            self._service.routine.wait(self._hurried_limit)
+            self._service.request_stop("gunicorn gave up")
+            self._service.routine.wait(self.settings.budget.grace_period)
+            self._has_ended.wait(_EXIT_LIMIT)
 
     def _kill_workers(self) -> None:
         for pid in list(self._arbiter.WORKERS):

@@ -38,8 +38,8 @@ _LOOK_EVERY = 0.010
 _LEAVE_LIMIT = 1.5
 """Seconds that the workers get to stop accepting, before the listener is left to end with the last of them. gunicorn's
 ASGI worker looks once a second whether it is to go."""
-_QUIT_LIMIT = 0.25
-"""Seconds between SIGQUIT and SIGKILL for workers that are cut off."""
+_QUIT_LIMIT = 0.1
+"""Seconds between SIGQUIT and SIGKILL for workers that are cut off; the stop grants little time for that."""
 
 
 class GunicornServer:

@@ -22,6 +22,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from registry_drain.phases import Phase
@@ -67,11 +68,16 @@ class WorkerAgent:
         self._asked_at: float | None = None
         self._is_alone = False
         self._is_leaving = False
+        self._leaving: asyncio.Task[None] | None = None
+        self._limit = sys.maxsize
+        self._linger = min(LINGER, float(worker.cfg.keepalive))
         self._never = threading.Event()
 
     @property
     def sends_away(self) -> bool:
         """Whether clients are told to come back on another connection, which somebody else will accept."""
+        if self._worker.nr >= self._limit:
+            self._begin_to_leave()
         return self._is_leaving or self._board.phase.value >= Phase.PROPAGATING.value
 
     def install(self) -> None:
@@ -116,29 +122,60 @@ class WorkerAgent:
         signal.siginterrupt(number, False)  # noqa: FBT003 -- its only form
 
     def _install_asgi(self) -> None:
-        """Prepare gunicorn's own ASGI worker, whose handlers are its loop's."""
+        """Prepare gunicorn's own ASGI worker, whose handlers are its loop's.
+
+        It closes a connection behind an answer that has promised to keep it, if it is told to go between the two. So
+        it is told when the connections have gone, and ``max_requests`` is counted here.
+        """
         worker = self._worker
         worker.asgi = self._asgi_middleware(worker.asgi)
-        handlers = {
-            signal.SIGTERM: worker.handle_exit_signal,
-            signal.SIGINT: worker.handle_quit_signal,
-            signal.SIGQUIT: worker.handle_quit_signal,
-        }
-        for number, previous in handlers.items():
-            # Through the loop: a handler of signal.signal beside one of the loop's does not replace it.
-            worker.loop.add_signal_handler(number, self._call_if_meant, previous)
+        self._limit, worker.max_requests = worker.max_requests, sys.maxsize
+        # Through the loop: a handler of signal.signal beside one of the loop's does not replace it.
+        worker.loop.add_signal_handler(signal.SIGTERM, self._call_if_meant, self._begin_to_leave)
+        worker.loop.add_signal_handler(signal.SIGINT, self._call_if_meant, worker.handle_quit_signal)
+        worker.loop.add_signal_handler(signal.SIGQUIT, self._call_if_meant, worker.handle_quit_signal)
         shut_down = worker._shutdown  # noqa: SLF001 -- the only place after the last accept and before the close
 
         async def leave_first() -> None:
-            self._leave()
-            await asyncio.sleep(_TURNS)
+            await self._accept_no_more()
             await shut_down()
 
         worker._shutdown = leave_first  # noqa: SLF001
 
-    def _call_if_meant(self, previous: Callable[[], None]) -> None:
+    def _call_if_meant(self, act: Callable[[], object]) -> None:
         if self._may_leave():
-            previous()
+            act()
+
+    def _begin_to_leave(self) -> None:
+        """Linger, and then go. In gunicorn's ASGI worker's loop."""
+        if self._leaving is None:
+            self._leaving = self._worker.loop.create_task(self._linger_and_go())
+
+    async def _linger_and_go(self) -> None:
+        await self._send_away()
+        self._worker.handle_exit_signal()  # which its loop sees within a second, and then calls leave_first
+
+    async def _send_away(self) -> None:
+        """Tell open connections that this worker goes, if it goes alone; the stop of all has told them already.
+
+        It serves meanwhile: its replacement, or others that go at the same time, may not be there yet.
+        """
+        if self._board.phase.is_stopping:
+            return
+        self._is_leaving = True
+        self._in_flight.stop_state.enter(Phase.PROPAGATING, self._goes_at)
+        await asyncio.sleep(self._linger)
+
+    async def _accept_no_more(self) -> None:
+        """Close the gate, and let the loop serve what it has accepted."""
+        self._leave()
+        self._in_flight.stop_state.enter(Phase.DRAINING, self._goes_at)
+        loop = asyncio.get_running_loop()
+        for listener in self._worker.sockets:
+            # Not only the gate: the loop would look again and again. uvloop watches listeners in its own way.
+            with suppress(RuntimeError, ValueError, OSError):
+                loop.remove_reader(listener.fileno())
+        await asyncio.sleep(_TURNS)
 
     def _install_uvicorn(self) -> None:
         """Prepare uvicorn's worker: it makes its server itself, so what it makes it of is changed, in this process."""
@@ -147,7 +184,6 @@ class WorkerAgent:
         # What the worker class has imported: no import of ours.
         server_class = sys.modules["uvicorn.server"].Server
         start_up, handle_exit, shut_down = server_class.startup, server_class.handle_exit, server_class.shutdown
-        linger = min(LINGER, float(worker.cfg.keepalive))
 
         async def start_up_and_say(server: Any, sockets: Any = None) -> None:
             await start_up(server, sockets=sockets)
@@ -158,12 +194,12 @@ class WorkerAgent:
                 handle_exit(server, number, frame)
 
         async def leave_first(server: Any, sockets: Any = None) -> None:
-            self._leave()
-            self._enter_draining()
-            await asyncio.sleep(_TURNS)
-            until = time.monotonic() + linger
-            # uvicorn tells nobody when a connection ends, and looks in the same way.
-            while server.server_state.connections and time.monotonic() < until and not server.force_exit:  # noqa: ASYNC110
+            await self._send_away()
+            await self._accept_no_more()
+            # What uvicorn finds idle it closes, a connection too whose first request is on its way.
+            for _ in range(int(self._linger / _TURNS)):
+                if not server.server_state.connections or server.force_exit:
+                    break
                 await asyncio.sleep(_TURNS)
             await shut_down(server, sockets=sockets)
 
@@ -191,12 +227,12 @@ class WorkerAgent:
         self._gate.is_closed = True
         self._slot.leave()
 
-    def _enter_draining(self) -> None:
-        """Let requests know that this worker goes, be it alone."""
-        ends_at = time.monotonic() + self._worker.cfg.graceful_timeout
+    @property
+    def _goes_at(self) -> float:
+        """When what is still in flight is cut off, once this worker goes, be it alone."""
+        ends_at = time.monotonic() + float(self._worker.cfg.graceful_timeout)
         cut_off_at = self._board.cut_off_at
-        ends_at = ends_at if cut_off_at is None else min(ends_at, cut_off_at)
-        self._in_flight.stop_state.enter(Phase.DRAINING, ends_at)
+        return ends_at if cut_off_at is None else min(ends_at, cut_off_at)
 
     def _follow(self) -> None:
         """Copy the phase of the stop, and look whether a signal was meant for us alone."""
@@ -208,8 +244,8 @@ class WorkerAgent:
                 stop_state.enter(phase, cut_off_at)
             elif cut_off_at is not None and stop_state.cut_off_at != cut_off_at and not self._is_leaving:
                 stop_state.hurry(cut_off_at)
-            if self._is_leaving and not stop_state.is_draining:
-                self._enter_draining()
+            if self._gate.is_closed and not stop_state.is_draining:
+                stop_state.enter(Phase.DRAINING, self._goes_at)
             if not self._slot.is_ready and getattr(self._worker, "servers", None):
                 self._slot.be_ready()  # gunicorn's ASGI worker: its start-up is over
             if self._is_abandoned() and not self._is_alone:

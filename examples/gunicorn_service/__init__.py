@@ -1,0 +1,1 @@
+"""A WSGI service under gunicorn that leaves its registry before it stops. See ``gunicorn.conf.py``."""
