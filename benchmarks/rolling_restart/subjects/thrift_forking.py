@@ -1,0 +1,27 @@
+"""Apache Thrift's ``TForkingServer``: a process for each connection."""
+
+from __future__ import annotations
+
+from thrift.protocol.TBinaryProtocol import TBinaryProtocolFactory
+from thrift.server.TServer import TForkingServer
+from thrift.transport.TSocket import TServerSocket
+from thrift.transport.TTransport import TBufferedTransportFactory
+
+from benchmarks.rolling_restart import subject, thrift_subject
+from registry_drain.servers.thrift_server import ThriftProcessServer
+
+CLIENT = "thrift"
+IGNORING_LIMIT = 1 / 1000
+
+
+def main() -> None:
+    """Serve until SIGTERM."""
+    given = subject.options()
+    transport = TServerSocket(subject.HOST, given.port)
+    parts = thrift_subject.EchoProcessor(), transport, TBufferedTransportFactory(), TBinaryProtocolFactory()
+    server = TForkingServer(*parts)
+    thrift_subject.run_thrift(given, server, ThriftProcessServer)
+
+
+if __name__ == "__main__":
+    main()

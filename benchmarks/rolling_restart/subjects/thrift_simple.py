@@ -1,0 +1,28 @@
+"""Apache Thrift's ``TSimpleServer``: one connection at a time."""
+
+from __future__ import annotations
+
+from thrift.protocol.TBinaryProtocol import TBinaryProtocolFactory
+from thrift.server.TServer import TSimpleServer
+from thrift.transport.TSocket import TServerSocket
+from thrift.transport.TTransport import TBufferedTransportFactory
+
+from benchmarks.rolling_restart import subject, thrift_subject
+from registry_drain.servers.thrift_server import ThriftServer
+
+CLIENT = "thrift"
+KEEPS_CONNECTIONS = False
+IGNORING_LIMIT = 1 / 1000
+
+
+def main() -> None:
+    """Serve until SIGTERM."""
+    given = subject.options()
+    transport = TServerSocket(subject.HOST, given.port)
+    parts = thrift_subject.EchoProcessor(), transport, TBufferedTransportFactory(), TBinaryProtocolFactory()
+    server = TSimpleServer(*parts)
+    thrift_subject.run_thrift(given, server, ThriftServer)
+
+
+if __name__ == "__main__":
+    main()
