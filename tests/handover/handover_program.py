@@ -19,8 +19,8 @@ from pathlib import Path
 
 from examples.handover.server import new_admin_server
 from examples.thrift_calculator.server import Calculator, new_threaded_server
-from registry_drain import Deadline, Handover, Service, StopBudget, listening_socket
-from registry_drain.errors import RegistryUnavailableError
+from registry_drain import Deadline, Handover, Service, StopBudget, listening_socket, open_registry
+from registry_drain.errors import PermissionRefusedError, RegistryUnavailableError
 from registry_drain.instance import ServiceInstance
 from registry_drain.registries.base import (
     Registration,
@@ -38,16 +38,29 @@ from registry_drain.shutdown.events import Event
 
 
 class FlakyRegistry:
-    """A second registry, whose registrations cannot be handed over; in some processes it never works."""
+    """A second registry, whose registrations cannot be handed over; what registering does, ``order`` says."""
 
     url = "flaky://"
 
-    def __init__(self, *, works: bool) -> None:
-        self.works = works
+    def __init__(self, order: str, first_registry: str) -> None:
+        self.order = order
+        self.first_registry = first_registry
 
     def registration(self, instance: ServiceInstance) -> Registration:
         """Return a membership of it."""
-        return FlakyRegistration(instance, works=self.works)
+        return FlakyRegistration(self, instance)
+
+    def wait_for_first(self, instance: ServiceInstance) -> None:
+        """Wait until the first registry lists this very process."""
+        registry = open_registry(self.first_registry)
+        try:
+            while not any(
+                entry.metadata.get("pid") == str(os.getpid())
+                for entry in registry.entries(instance.service, Deadline.after(10))
+            ):
+                time.sleep(0.01)
+        finally:
+            registry.close()
 
     def entries(self, service: str | None, deadline: Deadline) -> Sequence[RegistryEntry]:  # noqa: ARG002
         """List nothing."""
@@ -66,16 +79,23 @@ class FlakyRegistry:
 
 
 class FlakyRegistration:
-    """Registered, or never."""
+    """Registered; or never; or it ends the process."""
 
-    def __init__(self, instance: ServiceInstance, *, works: bool) -> None:
+    def __init__(self, registry: FlakyRegistry, instance: ServiceInstance) -> None:
         self.instance = instance
         self.is_registered = False
-        self._works = works
+        self._registry = registry
 
     def register(self, deadline: Deadline) -> None:  # noqa: ARG002
-        """Register, or fail."""
-        if not self._works:
+        """Register, or do as ordered."""
+        order = self._registry.order
+        if order in {"crash", "refuse"}:
+            self._registry.wait_for_first(self.instance)
+        if order == "crash":
+            os._exit(4)
+        if order == "refuse":
+            raise PermissionRefusedError("flaky:// refuses, as ordered")
+        if order == "flaky":
             raise RegistryUnavailableError("flaky:// is down, as ordered")
         self.is_registered = True
 
@@ -101,7 +121,8 @@ def main() -> int:
     """Serve until stopped or handed over.
 
     Orders: ``exit`` ends at once with status 3; ``hang`` never listens; ``deaf`` never listens, nor hears SIGTERM;
-    ``flaky`` never gets registered in a second registry, after it was in the first.
+    the others are about a second registry, after the first one has listed the process: ``flaky`` never gets registered,
+    ``crash`` ends with status 4, ``refuse`` gives up and stops gracefully.
     """
     parser = argparse.ArgumentParser()
     parser.add_argument("--registry", action="append", default=[])
@@ -128,7 +149,7 @@ def main() -> int:
     admin = SocketServer(new_admin_server("127.0.0.1", options.admin_port))
     registries: list[str | Registry] = list(options.registry)
     if options.flaky:
-        registries.append(FlakyRegistry(works=order != "flaky"))
+        registries.append(FlakyRegistry(order, options.registry[0]))
     service = Service(
         ServerGroup({"rpc": ThriftServer(rpc), "admin": admin}),
         registries,
@@ -136,6 +157,7 @@ def main() -> int:
         metadata={"pid": str(os.getpid())},
         budget=StopBudget(**options.budget),
         sinks=[say_event],
+        on_registration_failure="fail" if order == "refuse" else "retry",
         handover=Handover(**options.handover),
     )
 
