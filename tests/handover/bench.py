@@ -27,7 +27,13 @@ class HandedService:
     """A service under test, whichever process serves it at the moment. Ends all of them in the end."""
 
     def __init__(
-        self, registry_url: str, service: str, tmp_path: Path, *options: str, handover: dict[str, float] | None = None
+        self,
+        registry_url: str,
+        service: str,
+        tmp_path: Path,
+        *options: str,
+        handover: dict[str, float] | None = None,
+        env: dict[str, str] | None = None,
     ) -> None:
         self.registry_url = registry_url
         self.service = service
@@ -45,6 +51,7 @@ class HandedService:
             f"--orders={self.orders}",
             *options,
             log=tmp_path / "log",
+            env={**os.environ, **(env or {})},
         )
 
     @property
