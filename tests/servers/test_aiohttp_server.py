@@ -200,6 +200,24 @@ def websocket_app(gate: threading.Event, entered: threading.Event, told: list[ob
     return app
 
 
+def test_a_request_is_in_flight_until_its_answer_is_written(run: Any) -> None:
+    """The framework writes it when the application's middlewares are through."""
+    answering = threading.Event()
+
+    def serve(_: bytes) -> bytes:
+        answering.set()
+        return b"x" * (32 << 20)  # more than any socket buffer
+
+    running = run(echo_app(serve))
+    client = running.client()
+    client.send(b"large")
+    assert answering.wait(PATIENCE)
+    assert client.sock.recv(1, socket.MSG_PEEK)  # it is being written
+    assert running.names() == ["POST /"]
+    assert len(client.receive()) == 32 << 20
+    eventually(lambda: running.adapter.in_flight.count == 0)
+
+
 def test_websockets_are_closed_with_1001_once_they_have_answered(run: Any) -> None:
     """An idle one at once, a busy one behind its answer; handlers see their loop end."""
     gate, entered, told = threading.Event(), threading.Event(), []  # type: ignore[var-annotated]

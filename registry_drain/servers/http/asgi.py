@@ -141,8 +141,8 @@ class ASGIMiddleware:
         in_flight = self.in_flight
         is_health_check = path in policy.health_check_paths
         key = in_flight.begin(f"{scope['method']} {path}", _peer(scope), is_health_check=is_health_check)
-        token = serving.set(TrackedRequest(in_flight, key))
-        exchange = self._exchanges[key] = Exchange(scope, receive, send, state)
+        exchange = self._exchanges[key] = Exchange(scope, receive, send, in_flight, key)
+        token = serving.set(exchange)
         if self._loop is not None:
             exchange.task = asyncio.current_task()
             receive = exchange.receive
@@ -224,7 +224,10 @@ class ASGIMiddleware:
 
 def _peer(scope: Scope) -> str:
     client = scope.get("client")
-    return format_endpoint(client[0], client[1]) if client and client[1] else client[0] if client else ""
+    if not client:
+        return ""
+    host, port = client
+    return format_endpoint(host, port) if port else str(host)
 
 
 async def _all(closings: Iterable[Coroutine[object, object, None]]) -> None:

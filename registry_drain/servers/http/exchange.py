@@ -8,56 +8,62 @@ server's own messages pass.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable
 from contextlib import suppress
 
 from registry_drain.servers.http.asgi_types import Message, Receive, Scope, Send
 from registry_drain.servers.http.policy import UNREAD_LIMIT
-from registry_drain.servers.stop_state import StopState
+from registry_drain.servers.in_flight import InFlight
 
 CUT_OFF = b"cut off: this instance is stopping\n"
 
 
 class Exchange:
-    """Stands between an application and its server for one request. For one event loop, whose tasks may share it.
+    """Stands between an application and its server for one request, and is what its handler knows of it.
+
+    A :class:`~registry_drain.servers.current_request.CurrentRequest`. For one event loop, whose tasks may share it.
 
     Attributes:
+        stop_state: the server's.
         task: serves it; None where the loop is not asyncio's.
         is_cut: the middleware has cancelled it.
     """
 
-    __slots__ = (
-        "_disconnected",
-        "_has_started",
-        "_is_body_read",
-        "_is_http_1",
-        "_is_over",
-        "_receive",
-        "_send",
-        "_state",
-        "is_cut",
-        "task",
-    )
+    # In the class, and not set for each request: most requests never change them.
+    task: asyncio.Task[object] | None = None
+    is_cut = False
+    _has_started = False
+    _is_body_read = False
+    _is_over = False
+    _disconnected: asyncio.Event | None = None
 
-    def __init__(self, scope: Scope, receive: Receive, send: Send, state: StopState) -> None:
-        """Take the server's two ends."""
-        self._is_http_1 = is_http_1(scope)
+    def __init__(self, scope: Scope, receive: Receive, send: Send, in_flight: InFlight, key: int) -> None:
+        """Take the server's two ends, and what ``in_flight`` knows under ``key``."""
+        self._scope = scope
         self._receive = receive
         self._send = send
-        self._state = state
-        self._is_body_read = False
-        self._has_started = False
-        self._is_over = False
-        self._disconnected: asyncio.Event | None = None
-        self.task: asyncio.Task[object] | None = None
-        self.is_cut = False
+        self._in_flight = in_flight
+        self._key = key
+        self.stop_state = in_flight.stop_state
 
-    async def send(self, message: Message) -> None:
+    def identify(self, name: str, *, is_health_check: bool = False) -> None:
+        """See :meth:`InFlight.identify`."""
+        self._in_flight.identify(self._key, name, is_health_check=is_health_check)
+
+    def begin_mark(self) -> None:
+        """The protocol delimits requests."""
+
+    def end_mark(self) -> None:
+        """The protocol delimits requests."""
+
+    def send(self, message: Message) -> Awaitable[None]:
         """Send for the application; with ``Connection: close`` once the instance is delisted."""
+        # No coroutine of its own: what the server returns is awaited.
         if not self._has_started and message["type"] == "http.response.start":
             self._has_started = True
-            if self._is_http_1 and self._state.is_delisted:
+            if self.stop_state.is_delisted and is_http_1(self._scope):
                 message = with_close(message)
-        await self._send(message)
+        return self._send(message)
 
     async def receive(self) -> Message:
         """Return the next message, for the application."""
@@ -85,7 +91,7 @@ class Exchange:
             "headers": [(b"content-type", b"text/plain; charset=utf-8"), (b"content-length", b"%d" % len(CUT_OFF))],
         }
         with suppress(OSError):
-            await self._send(with_close(message) if self._is_http_1 else message)
+            await self._send(with_close(message) if is_http_1(self._scope) else message)
             await self._send({"type": "http.response.body", "body": CUT_OFF})
 
     async def _until_disconnected(self) -> Message:
