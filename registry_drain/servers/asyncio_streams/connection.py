@@ -33,7 +33,7 @@ import termios
 import threading
 import time
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from registry_drain.instance import format_endpoint
 from registry_drain.servers.in_flight import InFlightRequest
@@ -51,10 +51,10 @@ class AsyncioConnection:
     Attributes:
         peer: the client, as ``host:port``; empty until the connection is made.
         task: that of the handler, once there is one.
-        received: how many bytes have been given to the reader.
+        received: how many bytes have been given to the reader, which adds to it.
         boundary: how many of them belong to messages that were answered.
-        readers: how many reads wait.
-        has_answered: something was written since the request began.
+        writes: how often something was written, which the writer counts.
+        is_in_mark: the handler says that it is serving a request, whatever it reads or writes.
         is_half_closed: our FIN is out.
         served: how many requests have arrived, health checks not counted.
         arrived_at: when the last of them did.
@@ -66,21 +66,21 @@ class AsyncioConnection:
         self.task: asyncio.Task[object] | None = None
         self.received = 0
         self.boundary = 0
-        self.readers = 0
-        self.has_answered = False
+        self.writes = 0
+        self.is_in_mark = False
         self.is_half_closed = False
         self.served = 0
         self.arrived_at: float | None = None
         self._connections = connections
-        self._reader: asyncio.StreamReader | None = None
+        self._reader: Any = None
         self._transport: asyncio.Transport | None = None
         self._name = ""
         self._started_at = connections.now()
         self._accepted_at = time.monotonic()
-        self._moved_at = self._accepted_at
+        self._answered_from = 0
+        self._quiet_since = (0, 0, self._accepted_at)
         self._thread_id = threading.get_ident()
         self._is_marked = False
-        self._is_in_mark = False
         self._is_lost = False
         self._has_lingered = False
         self._has_task_ended = False
@@ -148,48 +148,31 @@ class AsyncioConnection:
         """Whether a request is in flight, be it that only its first byte has come, or none. From any thread."""
         if self._transport is None or self._has_task_ended:
             return False
-        return self.received != self.boundary or not self.readers
+        # asyncio's reader tells nobody that a read waits, nor how much it holds; so its own attributes are looked at.
+        return self.received != self.boundary or self._reader._waiter is None  # noqa: SLF001
 
-    def _begin_request(self) -> None:
+    def begin_request(self) -> None:
+        """Note that the first bytes of a message have come."""
         self._started_at = self.arrived_at = self._connections.now()
         self.served += 1
         self._name = ""
+        self._answered_from = self.writes
 
     def _end_request(self) -> None:
-        leftover = self._buffered()
+        leftover = len(self._reader._buffer)  # noqa: SLF001 - see is_busy
         self.boundary = self.received - leftover
         self._name = ""
-        self.has_answered = False
         if leftover:
-            self._begin_request()
+            self.begin_request()
         elif self._connections.is_draining and self.served and not self._pending():
             self.half_close()
-
-    def fed(self, count: int) -> None:
-        """Note that bytes have been given to the reader."""
-        if self.received == self.boundary and not self._is_in_mark:
-            self._begin_request()
-        self.received += count
-        self._moved_at = time.monotonic()
-
-    def wrote(self) -> None:
-        """Note that the handler writes."""
-        self.has_answered = True
-        self._moved_at = time.monotonic()
 
     def begin_read(self) -> None:
         """Note that the handler asks for input."""
         if self.task is None:
             self.task = asyncio.current_task()  # the handler is no coroutine, and has made a task of its own
-        if self.received == self.boundary:
-            self.has_answered = False  # what was written without a request: a greeting
-        elif self.has_answered and not self._is_marked:
+        if self.received != self.boundary and self.writes != self._answered_from and not self._is_marked:
             self._end_request()
-        self.readers += 1
-
-    def end_read(self) -> None:
-        """Note that the handler has got it, or given up."""
-        self.readers -= 1
 
     def identify(self, name: str, *, is_health_check: bool = False) -> None:
         """Name the request in flight, if there is one. A health check's arrival is taken back, but for its instant."""
@@ -199,13 +182,13 @@ class AsyncioConnection:
 
     def begin_mark(self) -> None:
         """Note that the handler says that it serves a request."""
-        self._is_marked = self._is_in_mark = True
+        self._is_marked = self.is_in_mark = True
         if self.received == self.boundary:
-            self._begin_request()  # Nobody has asked for it: the handler has something to say by itself.
+            self.begin_request()  # Nobody has asked for it: the handler has something to say by itself.
 
     def end_mark(self) -> None:
         """Note that the handler says that it has served a request."""
-        self._is_in_mark = False
+        self.is_in_mark = False
         self._end_request()
 
     def describe(self) -> InFlightRequest:
@@ -215,12 +198,18 @@ class AsyncioConnection:
 
     # --- its end ----------------------------------------------------------------------------------------------------
 
-    def close_if_quiet(self, seconds: float) -> None:
-        """Half-close if idle and quiet."""
+    def close_if_quiet(self, seconds: float) -> bool:
+        """Half-close if idle and quiet; return whether that was done."""
         if self._transport is None or self.is_half_closed or self.is_busy:
-            return
-        if time.monotonic() - self._moved_at >= seconds and not self._pending():
+            return False
+        now = time.monotonic()
+        received, writes, since = self._quiet_since
+        if (received, writes) != (self.received, self.writes):
+            self._quiet_since = (self.received, self.writes, now)
+        elif now - since >= seconds and not self._pending():
             self.half_close()
+            return True
+        return False
 
     def half_close(self) -> None:
         """Send our FIN, behind what was written."""
@@ -269,10 +258,6 @@ class AsyncioConnection:
         self.is_half_closed = True
         if self._transport is not None:
             self._transport.abort()
-
-    def _buffered(self) -> int:
-        # The reader tells nobody how much it holds.
-        return len(getattr(self._reader, "_buffer", b""))
 
     def _pending(self) -> int:
         """Return how many bytes wait in the kernel, which the loop has not read yet."""

@@ -13,9 +13,10 @@ import threading
 import time
 from collections.abc import Callable
 
-from registry_drain.clock import Clock, Deadline
+from registry_drain.clock import Clock, Deadline, SystemClock
 from registry_drain.phases import Phase
 from registry_drain.servers.asyncio_streams.connection import AsyncioConnection
+from registry_drain.servers.connections import Pace, checked_spread
 from registry_drain.servers.in_flight import InFlightRequest
 from registry_drain.servers.stop_state import StopState
 
@@ -38,6 +39,10 @@ class AsyncioConnections:
         handler_name: names requests that are not named by their handler.
         idle_quiet: seconds without a byte before the drain closes an idle connection.
         linger: seconds to go on reading after our FIN.
+        spread: seconds over which idle connections are closed if there are thousands; 0: all at once.
+
+    Raises:
+        ConfigurationError: ``spread`` is no number of seconds.
 
     Attributes:
         is_draining: whether connections are closed behind their answers.
@@ -45,9 +50,18 @@ class AsyncioConnections:
     """
 
     def __init__(
-        self, *, clock: Clock, stop_state: StopState, handler_name: str, idle_quiet: float, linger: float
+        self,
+        *,
+        clock: Clock,
+        stop_state: StopState,
+        handler_name: str,
+        idle_quiet: float,
+        linger: float,
+        spread: float,
     ) -> None:
-        self.now: Callable[[], float] = clock.now
+        self._spread = checked_spread(spread)
+        # SystemClock.now is this function, one call deeper.
+        self.now: Callable[[], float] = time.monotonic if isinstance(clock, SystemClock) else clock.now
         self.stop_state = stop_state
         self.handler_name = handler_name
         self.linger = linger
@@ -103,14 +117,10 @@ class AsyncioConnections:
         """
         self.is_draining = True
         self.stop_state.enter(Phase.DRAINING, deadline.at)
+        pace = Pace(len(self._open), self._spread, deadline, self.stop_state)
         while self._open:
             began_at = time.monotonic()
-            for connection in self._open.copy():
-                if connection.is_connecting:
-                    if connection.age > _HANDSHAKE_LIMIT_S:
-                        self.remove(connection)
-                else:
-                    connection.close_if_quiet(self._idle_quiet)
+            self._close_quiet(pace)
             if not self._open:
                 break
             if deadline.is_past:
@@ -118,6 +128,16 @@ class AsyncioConnections:
             # Looking at thousands of connections takes a while: leave the loop to the requests for as long.
             await asyncio.sleep(max(_STEP, time.monotonic() - began_at))
         return True
+
+    def _close_quiet(self, pace: Pace) -> None:
+        allowed = pace.allows()
+        for connection in self._open.copy():
+            if connection.is_connecting:
+                if connection.age > _HANDSHAKE_LIMIT_S:
+                    self.remove(connection)
+            elif allowed > 0 and connection.close_if_quiet(self._idle_quiet):
+                pace.closed()
+                allowed -= 1
 
     async def cut_off(self) -> tuple[InFlightRequest, ...]:
         """Cancel the handlers that are left, await them, and close every connection; return what was in flight."""

@@ -31,17 +31,12 @@ from registry_drain.servers.asyncio_listeners import close_listeners, duplicates
 from registry_drain.servers.asyncio_streams.connections import AsyncioConnections
 from registry_drain.servers.asyncio_streams.streams import ClientConnected, TrackedStreamProtocol
 from registry_drain.servers.base import ListenerClosure
+from registry_drain.servers.connections import IDLE_QUIET, LINGER, SPREAD
 from registry_drain.servers.event_loop import ServerLoop
 from registry_drain.servers.in_flight import InFlight, InFlightRequest
 from registry_drain.servers.listener import bound_address
 
 T = TypeVar("T")
-
-IDLE_QUIET = 0.020
-"""Seconds without a byte before the drain closes an idle connection: in 2,000 closes against clients sending around the
-very moment, 20 ms lost none; no quiet period, 256."""
-LINGER = 0.020
-"""Seconds to go on reading after our FIN, so that a request that crossed it meets an end of file and not a reset."""
 
 _START_LIMIT_S = 30.0
 """For binding, which may look a host name up."""
@@ -64,6 +59,8 @@ class AsyncioServer:
         ssl: for TLS.
         limit: of the reader's buffer, in bytes.
         idle_quiet: seconds without a byte before the drain closes an idle connection.
+        spread: seconds over which idle connections are closed if there are thousands, so that their clients do not all
+            come back elsewhere at once; 0: at once.
         clock: for the instants of requests.
         options: others of :meth:`asyncio.loop.create_server`: ``backlog``, ``reuse_address``, ….
 
@@ -82,6 +79,7 @@ class AsyncioServer:
         ssl: ssl.SSLContext | None = None,
         limit: int = 2**16,
         idle_quiet: float = IDLE_QUIET,
+        spread: float = SPREAD,
         clock: Clock = SYSTEM_CLOCK,
         **options: Any,
     ) -> None:
@@ -100,6 +98,7 @@ class AsyncioServer:
             handler_name=getattr(client_connected_cb, "__name__", "") or "(unnamed)",
             idle_quiet=idle_quiet,
             linger=LINGER,
+            spread=spread,
         )
         self._in_flight.include(self._connections)
         self._loop = ServerLoop("registry-drain-asyncio")
@@ -138,15 +137,16 @@ class AsyncioServer:
         self._loop.start()
         try:
             bound = self._loop.call(self._listen, Deadline.after(_START_LIMIT_S))
-            with self._lock:
-                was_stopped = self._closure is not None
-            if was_stopped:
-                # By a stop that found nothing to close yet.
-                self._close(self._server, Deadline.after(0.0))
-                raise ServerError(f"{self!r} was stopped while it was starting")
         except BaseException:
             self._loop.stop()
             raise
+        with self._lock:
+            was_stopped = self._closure is not None
+        if was_stopped:
+            # By a stop that found nothing to close yet.
+            self._close(self._server, Deadline.after(0.0))
+            self._loop.stop()
+            raise ServerError(f"{self!r} was stopped while it was starting")
         return bound
 
     async def _listen(self) -> tuple[str, int]:

@@ -1,19 +1,20 @@
-"""The reader and the writer that a handler gets: asyncio's own, which also tell their connection what is done."""
+"""The reader and the writer that a handler gets: asyncio's own, which also tell their connection what is done.
+
+What they add to a request is a few microseconds: some attributes of the connection, and no coroutine around asyncio's.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import Awaitable, Callable, Iterable
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from typing import TYPE_CHECKING, Any
 
 from registry_drain.servers.asyncio_streams.connection import AsyncioConnection
 from registry_drain.servers.current_request import serving
 
 if TYPE_CHECKING:
     from ssl import SSLContext
-
-T = TypeVar("T")
 
 ClientConnected = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[object] | None]
 """What :func:`asyncio.start_server` calls for each connection."""
@@ -29,35 +30,35 @@ class TrackedReader(asyncio.StreamReader):
 
     def feed_data(self, data: Any) -> None:
         """Take what has come; thrown away once our FIN is out."""
-        if self._connection.is_half_closed:
+        connection = self._connection
+        if connection.is_half_closed:
             return
-        self._connection.fed(len(data))
+        if connection.received == connection.boundary and not connection.is_in_mark:
+            connection.begin_request()
+        connection.received += len(data)
         super().feed_data(data)
 
-    async def _track(self, read: Awaitable[T]) -> T:
-        self._connection.begin_read()
-        try:
-            return await read
-        finally:
-            self._connection.end_read()
+    # These call each other. The first one asks for input; the second does no harm.
 
-    # StreamReader's own methods call each other: only the outermost asks for input, and counting twice does no harm.
-
-    async def read(self, n: int = -1) -> bytes:
+    def read(self, n: int = -1) -> Coroutine[Any, Any, bytes]:
         """Read; see :meth:`asyncio.StreamReader.read`."""
-        return await self._track(super().read(n))
+        self._connection.begin_read()
+        return super().read(n)
 
-    async def readline(self) -> bytes:
+    def readline(self) -> Coroutine[Any, Any, bytes]:
         """Read; see :meth:`asyncio.StreamReader.readline`."""
-        return await self._track(super().readline())
+        self._connection.begin_read()
+        return super().readline()
 
-    async def readexactly(self, n: int) -> bytes:
+    def readexactly(self, n: int) -> Coroutine[Any, Any, bytes]:
         """Read; see :meth:`asyncio.StreamReader.readexactly`."""
-        return await self._track(super().readexactly(n))
+        self._connection.begin_read()
+        return super().readexactly(n)
 
-    async def readuntil(self, separator: Any = b"\n") -> bytes:
+    def readuntil(self, separator: Any = b"\n") -> Coroutine[Any, Any, bytes]:
         """Read; see :meth:`asyncio.StreamReader.readuntil`."""
-        return await self._track(super().readuntil(separator))
+        self._connection.begin_read()
+        return super().readuntil(separator)
 
 
 class TrackedWriter(asyncio.StreamWriter):
@@ -73,13 +74,13 @@ class TrackedWriter(asyncio.StreamWriter):
     def write(self, data: bytes | bytearray | memoryview) -> None:
         """Write; see :meth:`asyncio.StreamWriter.write`. Thrown away once our FIN is out."""
         if not self._connection.is_half_closed:
-            self._connection.wrote()
+            self._connection.writes += 1
             super().write(data)
 
     def writelines(self, data: Iterable[bytes | bytearray | memoryview]) -> None:
         """Write; see :meth:`asyncio.StreamWriter.writelines`."""
         if not self._connection.is_half_closed:
-            self._connection.wrote()
+            self._connection.writes += 1
             super().writelines(data)
 
     def write_eof(self) -> None:
