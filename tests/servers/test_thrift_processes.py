@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import signal
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 from thrift.protocol.TBinaryProtocol import TBinaryProtocolFactory
 from thrift.protocol.TCompactProtocol import TCompactProtocolFactory
 from thrift.server.TProcessPoolServer import TProcessPoolServer
-from thrift.server.TServer import TForkingServer
+from thrift.server.TServer import TForkingServer, TThreadedServer
 from thrift.transport.TSocket import TServerSocket
 from thrift.transport.TSSLSocket import TSSLServerSocket
 from thrift.transport.TTransport import TBufferedTransportFactory, TFramedTransportFactory
 
+from registry_drain import Deadline, open_registry
+from registry_drain.errors import ConfigurationError, ServerError
 from registry_drain.servers.base import DrainableServer
-from registry_drain.servers.thrift_server import ThriftProcessServer
+from registry_drain.servers.thrift_server import ThriftProcessServer, ThriftServer
 from registry_drain.testing.server_contract import ContractClient, ServerContract
 from tests.servers.thrift_echo import EchoClient, EchoProcessor, TlsEchoClient
+from tests.support.processes import ManagedProcess, eventually
 from tests.support.tls_files import TlsFiles
 
 TIMEOUT = 20.0
@@ -106,3 +113,170 @@ class TestProcessPoolOfOne(ForkingContract):
         server = TProcessPoolServer(*self.parts(serve))
         server.setNumWorkers(1)
         return server
+
+
+def new_adapter(serve: Callable[[bytes], bytes], kind: Any = TForkingServer, **options: Any) -> ThriftProcessServer:
+    """Return an adapter around a framed server."""
+    parts = EchoProcessor(serve), TServerSocket("127.0.0.1", 0), FRAMED, TBinaryProtocolFactory()
+    return ThriftProcessServer(kind(*parts), **options)
+
+
+@contextlib.contextmanager
+def serving(
+    serve: Callable[[bytes], bytes], kind: Any = TForkingServer, **options: Any
+) -> Iterator[tuple[ThriftProcessServer, EchoClient]]:
+    """Give an adapter that serves, and a client."""
+    server = new_adapter(serve, kind, **options)
+    try:
+        with contextlib.closing(EchoClient(server.start(), FRAMED, timeout=TIMEOUT)) as client:
+            yield server, client
+    finally:
+        server.cut_off()
+
+
+def kill_myself(payload: bytes) -> bytes:
+    """Die, if asked to."""
+    if payload == b"die":
+        os.kill(os.getpid(), signal.SIGKILL)
+    return payload
+
+
+def test_a_child_that_dies_leaves_nothing_in_flight() -> None:
+    """Its client reads an end, its request is in flight no more, and the others are served."""
+    with serving(kill_myself) as (server, client):
+        client.send(b"die")
+        address = client.sock.getpeername()
+        with pytest.raises((EOFError, OSError)):
+            client.receive()
+        eventually(lambda: not server.connection_count)
+        assert server.in_flight.count == 0
+        with contextlib.closing(EchoClient(address, FRAMED, timeout=TIMEOUT)) as other:
+            other.send(b"alive")
+            assert other.receive() == b"alive"
+        assert server.in_flight.total == 2
+
+
+def test_when_serving_has_ended_clients_are_refused(caplog: pytest.LogCaptureFixture) -> None:
+    """The process that forks is killed by somebody: that is said, nobody hangs in a backlog, and its children end."""
+    with serving(lambda payload: str(os.getppid()).encode() + payload) as (server, client):
+        client.send(b"")
+        os.kill(int(client.receive()), signal.SIGKILL)
+        eventually(lambda: "nothing is served any more" in caplog.text)
+        assert "SIGKILL" in caplog.text
+        address = client.sock.getpeername()
+        with pytest.raises(EOFError):
+            client.receive()
+        with pytest.raises(ConnectionRefusedError):
+            EchoClient(address, FRAMED)
+        assert server.drain(Deadline.after(TIMEOUT))
+
+
+def test_more_clients_than_children_wait() -> None:
+    """Nobody is refused: a place becomes free when a child has exited."""
+    with serving(bytes, max_children=1) as (_, client):
+        client.send(b"first")
+        assert client.receive() == b"first"
+        with contextlib.closing(EchoClient(client.sock.getpeername(), FRAMED, timeout=TIMEOUT)) as second:
+            second.send(b"second")
+            client.close()
+            assert second.receive() == b"second"
+
+
+def test_health_checks_are_no_arrivals() -> None:
+    """Of whatever process."""
+    with serving(bytes, health_check_methods={"ping"}) as (server, client):
+        client.send(b"up?", name="ping")
+        assert client.receive() == b"up?"
+        assert (server.in_flight.total, server.in_flight.last_arrival_at) == (0, None)
+
+
+def test_a_child_cannot_stop_the_server() -> None:
+    """Its copy of the adapter refuses: the port and the registration are the parent's."""
+    adapters: list[ThriftProcessServer] = []
+
+    def stop(_payload: bytes) -> bytes:
+        try:
+            adapters[0].close_listener(Deadline.after(0))
+        except ServerError as error:
+            return str(error).encode()
+        return b"closed"
+
+    server = new_adapter(stop)
+    adapters.append(server)
+    try:
+        with contextlib.closing(EchoClient(server.start(), FRAMED, timeout=TIMEOUT)) as client:
+            client.send(b"stop")
+            assert b"can only be stopped in process" in client.receive()
+    finally:
+        server.cut_off()
+
+
+def test_servers_that_do_not_fork_are_refused() -> None:
+    """At construction, and in words."""
+    transport = TServerSocket("127.0.0.1", 0)
+    with pytest.raises(ConfigurationError, match=r"use ThriftServer\(TThreadedServer"):
+        ThriftProcessServer(TThreadedServer(EchoProcessor(bytes), transport))
+    with pytest.raises(ConfigurationError, match=r"use ThriftProcessServer\(TForkingServer"):
+        ThriftServer(TForkingServer(EchoProcessor(bytes), transport))
+    with pytest.raises(ConfigurationError, match="at least one child"):
+        ThriftProcessServer(TForkingServer(EchoProcessor(bytes), transport), max_children=0)
+
+
+def processes_of_session(leader: int) -> list[int]:
+    """Return the processes of a session that run."""
+    found = []
+    for status in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            fields = status.read_text().rpartition(")")[2].split()
+            if int(fields[3]) == leader and fields[0] != "Z":
+                found.append(int(status.parent.name))
+    return found
+
+
+def registered(registry: str) -> tuple[tuple[str, int], ...]:
+    """Return where the service is registered."""
+    with contextlib.closing(open_registry(registry)) as opened:
+        entries = opened.entries("echo", Deadline.after(TIMEOUT))
+        return tuple((entry.address, entry.port) for entry in entries)
+
+
+@pytest.fixture(params=["forking", "pool"])
+def program(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[ManagedProcess, str, tuple[str, int]]]:
+    """Give a service in processes of its own, its registry, and its address."""
+    registry = f"local://{tmp_path}/registry"
+    arguments = ["-m", "tests.servers.thrift_process_program", registry, request.param]
+    with ManagedProcess.python(*arguments, log=tmp_path / "log") as process:
+        process.wait_output("registered")
+        (address,) = registered(registry)
+        yield process, registry, address
+
+
+def test_a_signal_to_the_whole_group_stops_once(program: tuple[ManagedProcess, str, tuple[str, int]]) -> None:
+    """As a supervisor sends it: the call is finished, the service deregisters once, and no process is left."""
+    process, registry, address = program
+    with contextlib.closing(EchoClient(address, FRAMED, timeout=TIMEOUT)) as client:
+        client.send(b"until draining")
+        process.wait_output("serving")
+        os.killpg(process.pid, signal.SIGTERM)
+        assert client.receive() == b"was draining"
+        with pytest.raises(EOFError):
+            client.receive()
+    assert process.wait() == 0, process.output()
+    assert processes_of_session(process.pid) == []
+    assert registered(registry) == ()
+    assert process.output().count("DEREGISTERING: completed") == 1
+
+
+def test_nothing_outlives_a_parent_that_is_killed(program: tuple[ManagedProcess, str, tuple[str, int]]) -> None:
+    """No orphan serves or listens."""
+    process, _, address = program
+    with contextlib.closing(EchoClient(address, FRAMED, timeout=TIMEOUT)) as client:
+        client.send(b"hello")
+        assert client.receive() == b"hello"
+        process.signal(signal.SIGKILL)
+        with pytest.raises((EOFError, OSError)):
+            client.receive()
+    eventually(lambda: not processes_of_session(process.pid), because="every process has ended")
+    with pytest.raises(ConnectionRefusedError):
+        EchoClient(address, FRAMED)
+    process.wait()

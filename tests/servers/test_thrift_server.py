@@ -131,9 +131,7 @@ class TestThreadedTls(ThriftContract):
 
     def parts(self, serve: Callable[[bytes], bytes]) -> tuple[Any, ...]:
         """Return what every TServer is made of."""
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(self._tls.server_cert, self._tls.server_key)
-        transport = TSSLServerSocket("127.0.0.1", 0, ssl_context=context)
+        transport = TSSLServerSocket("127.0.0.1", 0, ssl_context=tls_context(self._tls))
         return EchoProcessor(serve), transport, self.transports, self.protocols
 
     def connect(self, address: tuple[str, int]) -> ContractClient:
@@ -142,6 +140,62 @@ class TestThreadedTls(ThriftContract):
 
 
 FRAMED = TFramedTransportFactory()
+
+
+def tls_context(tls: TlsFiles, *, wants_certificate: bool = False) -> ssl.SSLContext:
+    """Return a server's context."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(tls.server_cert, tls.server_key)
+    if wants_certificate:
+        context.verify_mode = ssl.CERT_REQUIRED
+        context.load_verify_locations(tls.ca)
+    return context
+
+
+def test_a_silent_tls_client_holds_up_nobody(tls_files: TlsFiles) -> None:
+    """One that connects and never shakes hands: the next one is served, and the stop takes no longer."""
+    transport = TSSLServerSocket("127.0.0.1", 0, ssl_context=tls_context(tls_files))
+    server = ThriftServer(TThreadedServer(EchoProcessor(bytes), transport, FRAMED, TBinaryProtocolFactory()))
+    address = server.start()
+    try:
+        with contextlib.closing(EchoClient(address)) as silent:
+            eventually(lambda: len(server.connections) == 1)
+            with contextlib.closing(TlsEchoClient(address, tls_files.ca, transports=FRAMED)) as client:
+                client.send(b"hello")
+                assert client.receive() == b"hello"
+                assert drain(server).result(TIMEOUT, "drain")
+            with pytest.raises(EOFError):
+                silent.receive()
+    finally:
+        server.cut_off()
+
+
+def test_a_tls_client_that_fails_ends_its_connection_only(
+    tls_files: TlsFiles, caplog: pytest.LogCaptureFixture
+) -> None:
+    """One that speaks no TLS, and one whose certificate the user's own check refuses: said in a line each."""
+
+    def refuse(_certificate: object, _address: str) -> None:
+        raise ValueError("not one of ours")
+
+    context = tls_context(tls_files, wants_certificate=True)
+    transport = TSSLServerSocket("127.0.0.1", 0, ssl_context=context, validate_callback=refuse)
+    server = ThriftServer(TThreadedServer(EchoProcessor(bytes), transport, FRAMED, TBinaryProtocolFactory()))
+    address = server.start()
+    try:
+        with contextlib.closing(EchoClient(address)) as plain:
+            plain.sock.sendall(b"no TLS at all" * 10)
+            with pytest.raises((EOFError, OSError)):
+                plain.receive()
+        certificate = tls_files.client_cert, tls_files.client_key
+        client = TlsEchoClient(address, tls_files.ca, certificate=certificate)
+        with contextlib.closing(client), pytest.raises((EOFError, OSError)):
+            client.receive()
+        eventually(lambda: caplog.text.count("no TLS with 127.0.0.1") == 2)
+        assert "not one of ours" in caplog.text
+        assert server.in_flight.total == 0
+    finally:
+        server.cut_off()
 
 
 def threaded(serve: Callable[[bytes], bytes], transports: Any = None, port: int = 0, host: str = "127.0.0.1") -> Any:

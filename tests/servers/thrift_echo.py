@@ -88,11 +88,21 @@ class EchoClient:
 class TlsEchoClient(EchoClient):
     """The same over TLS."""
 
-    def __init__(self, address: tuple[str, int], authority: Path, *, timeout: float = 10.0) -> None:
-        """Connect and shake hands."""
-        super().__init__(address, timeout=timeout)
+    def __init__(
+        self,
+        address: tuple[str, int],
+        authority: Path,
+        *,
+        transports: Any = None,
+        certificate: tuple[Path, Path] | None = None,
+        timeout: float = 10.0,
+    ) -> None:
+        """Connect and shake hands; ``certificate`` and its key are ours."""
+        super().__init__(address, transports, timeout=timeout)
         try:
             context = ssl.create_default_context(cafile=str(authority))
+            if certificate is not None:
+                context.load_cert_chain(*certificate)
             self.sock = context.wrap_socket(self.sock, server_hostname="127.0.0.1")
         except OSError:
             self.sock.close()
