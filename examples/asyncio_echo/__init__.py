@@ -1,0 +1,1 @@
+"""An echo over persistent connections, on asyncio streams."""
