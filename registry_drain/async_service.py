@@ -24,6 +24,7 @@ from functools import partial
 
 from registry_drain.clock import SYSTEM_CLOCK, Clock
 from registry_drain.errors import ConfigurationError
+from registry_drain.handover.settings import Handover
 from registry_drain.servers.base import DrainableServer
 from registry_drain.servers.current_request import serving
 from registry_drain.service import OnRegistrationFailure, RegistryLike, Service
@@ -64,6 +65,7 @@ class AsyncService:
         handle_signals: bool = True,
         sinks: Iterable[EventSink] = (log_event,),
         clock: Clock = SYSTEM_CLOCK,
+        handover: Handover | None = None,
     ) -> None:
         """Check everything that can be checked; nothing is started."""
         self._server = server
@@ -81,7 +83,9 @@ class AsyncService:
             handle_signals=handle_signals,
             sinks=sinks,
             clock=clock,
+            handover=handover,
         )
+        self._hands_over = handover is not None
         self._handles_signals = handle_signals
         self._loop: asyncio.AbstractEventLoop | None = None
         self._coroutines = CoroutineRunner(self.routine)
@@ -128,6 +132,10 @@ class AsyncService:
         """Begin the stop and return at once; see :meth:`StopRoutine.request_stop`."""
         self._service.request_stop(reason)
 
+    def request_hand_over(self, reason: str = "request_hand_over() was called") -> None:
+        """Begin a restart by hand-over and return at once; see :meth:`Service.request_hand_over`."""
+        self._service.request_hand_over(reason)
+
     def hurry(self, reason: str) -> None:
         """Skip every wait of the stop, and return at once; see :meth:`StopRoutine.hurry`."""
         self.routine.hurry(reason)
@@ -170,6 +178,8 @@ class AsyncService:
         self._server.in_flight.add_loop_thread(threading.get_ident())
         ended: asyncio.Future[ShutdownReport] = loop.create_future()
         signals = LoopSignals(self.routine, loop) if self._handles_signals else None
+        if signals and self._hands_over:
+            signals.on_hangup = self.request_hand_over
         try:
             if signals:
                 await self._install(signals)
@@ -235,6 +245,7 @@ async def serve_async(
     handle_signals: bool = True,
     sinks: Iterable[EventSink] = (log_event,),
     clock: Clock = SYSTEM_CLOCK,
+    handover: Handover | None = None,
 ) -> ShutdownReport:
     """Start ``server``, register it, serve until a signal or a cancellation stops it, and return what happened.
 
@@ -270,6 +281,7 @@ async def serve_async(
         handle_signals=handle_signals,
         sinks=sinks,
         clock=clock,
+        handover=handover,
     ).run()
 
 

@@ -38,6 +38,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     "async_service": FACTS
     | {
+        "handover",
         "service",
         "shutdown",
         "registries.base",

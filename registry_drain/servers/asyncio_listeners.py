@@ -24,6 +24,7 @@ from collections.abc import Callable, Sequence
 from registry_drain.clock import Deadline
 from registry_drain.servers.base import ListenerClosure
 from registry_drain.servers.listener import ROUND_TRIP, hold_off
+from registry_drain.servers.listener.listening_socket import keeper_of
 
 _LOOK_EVERY = 0.002
 """Seconds between two looks at the backlog; the loop accepts meanwhile."""
@@ -64,7 +65,7 @@ async def close_listeners(
     await close_later(close)
     ends_listening = is_last()
     for each in listeners:
-        if ends_listening:
+        if ends_listening and not keeper_of(each):
             with contextlib.suppress(OSError):
                 each.shutdown(socket.SHUT_RDWR)
         each.close()
@@ -86,7 +87,8 @@ async def close_later(close: Callable[[], object]) -> None:
 async def _until_empty(listeners: Sequence[socket.socket], deadline: Deadline) -> bool:
     poller = select.poll()
     for each in listeners:
-        poller.register(each, select.POLLIN)
+        if not keeper_of(each):  # otherwise what waits is another process' to accept
+            poller.register(each, select.POLLIN)
     began_at = time.monotonic()
     # Real time besides the deadline's: this waits for packets on a wire, and they do not jump.
     while (elapsed := time.monotonic() - began_at) < ROUND_TRIP or poller.poll(0):

@@ -35,6 +35,7 @@ from registry_drain.servers.connections import IDLE_QUIET, LINGER, SPREAD
 from registry_drain.servers.event_loop import ServerLoop
 from registry_drain.servers.in_flight import InFlight, InFlightRequest
 from registry_drain.servers.listener import bound_address
+from registry_drain.servers.listener.listening_socket import keeper_of
 
 T = TypeVar("T")
 
@@ -190,8 +191,9 @@ class AsyncioServer:
         if server is not None:
             self._loop.call_soon(server.close)
         for each in listeners:
-            with suppress(OSError):
-                each.shutdown(socket.SHUT_RDWR)
+            if not keeper_of(each):
+                with suppress(OSError):
+                    each.shutdown(socket.SHUT_RDWR)
             each.close()
         return ListenerClosure("close", is_clean=False)
 
