@@ -27,7 +27,7 @@ class HttpClient(Client):
         lines = [f"{method} {path} HTTP/1.1", "Host: test", f"Content-Length: {len(body)}", *headers, "", ""]
         self._sock.sendall("\r\n".join(lines).encode() + body)
         status, answered = self._read_head()
-        return status, answered, b"" if method == "HEAD" else self._read_body(answered)
+        return status, answered, b"" if method == "HEAD" or " 204 " in status else self._read_body(answered)
 
 
 class EchoHandler(BaseHTTPRequestHandler):
