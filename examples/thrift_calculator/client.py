@@ -19,7 +19,7 @@ from typing import Any
 from thrift.protocol.TBinaryProtocol import TBinaryProtocolAccelerated
 from thrift.Thrift import TException
 from thrift.transport.TSocket import TSocket
-from thrift.transport.TTransport import TBufferedTransport
+from thrift.transport.TTransport import TBufferedTransport, TFramedTransport
 
 from examples.thrift_calculator.calculator.Calculator import Client
 from registry_drain.clock import Deadline
@@ -34,7 +34,7 @@ CALL_TIMEOUT = 10.0
 class Connection:
     """One open connection to one instance. For one thread."""
 
-    def __init__(self, host: str, port: int, *, timeout: float = CALL_TIMEOUT) -> None:
+    def __init__(self, host: str, port: int, *, timeout: float = CALL_TIMEOUT, is_framed: bool = False) -> None:
         """Connect.
 
         Raises:
@@ -42,7 +42,7 @@ class Connection:
         """
         self.socket = TSocket(host, port)
         self.socket.setTimeout(timeout * 1000)
-        transport = TBufferedTransport(self.socket)
+        transport = TFramedTransport(self.socket) if is_framed else TBufferedTransport(self.socket)
         # Generated code carries no annotations.
         self.calculator: Any = Client(TBinaryProtocolAccelerated(transport))
         transport.open()
@@ -61,6 +61,7 @@ class FollowingClient:
         watch: the list to follow; it stays the caller's to close.
         keeps_connections: keep one connection to each listed instance, and hang up when it is no longer listed;
             otherwise connect anew for each call.
+        is_framed: whether the servers expect messages in frames, as the nonblocking one does.
 
     Attributes:
         succeeded: how many calls were answered, and answered correctly.
@@ -68,8 +69,9 @@ class FollowingClient:
         longest: seconds that the slowest successful call took.
     """
 
-    def __init__(self, watch: Watch, *, keeps_connections: bool = True) -> None:
+    def __init__(self, watch: Watch, *, keeps_connections: bool = True, is_framed: bool = False) -> None:
         self._watch = watch
+        self._is_framed = is_framed
         self._keeps_connections = keeps_connections
         self._connections: dict[ServiceInstance, Connection] = {}
         self._turn = itertools.count()
@@ -124,7 +126,7 @@ class FollowingClient:
 
     def _connection(self, instance: ServiceInstance) -> Connection:
         if instance not in self._connections:
-            self._connections[instance] = Connection(instance.address, instance.port)
+            self._connections[instance] = Connection(instance.address, instance.port, is_framed=self._is_framed)
         return self._connections[instance]
 
     def _hang_up_on_the_delisted(self, listed: tuple[ServiceInstance, ...]) -> None:
@@ -152,11 +154,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="A client of the calculator service.")
     parser.add_argument("--registry", required=True, help="for instance local:///tmp/cluster, consul://127.0.0.1:8500")
     parser.add_argument("--seconds", type=float, default=10.0)
+    parser.add_argument("--framed", action="store_true", help="for --kind nonblocking")
     options = parser.parse_args()
 
     with contextlib.closing(open_registry(options.registry)) as registry:
         watch = registry.watch("calculator", Deadline.after(10.0))
-        client = FollowingClient(watch)
+        client = FollowingClient(watch, is_framed=options.framed)
         stopped = threading.Event()
         threading.Timer(options.seconds, stopped.set).start()
         with contextlib.suppress(KeyboardInterrupt), contextlib.closing(watch):

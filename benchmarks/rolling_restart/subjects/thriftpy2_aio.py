@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import signal
 from pathlib import Path
 from typing import Any
@@ -48,7 +49,9 @@ def main() -> None:
     try:
         # As its serve() goes on.
         loop.run_forever()
-        loop.run_until_complete(asyncio.wait_for(server.close(), 2.0))
+        # From Python 3.12.1 on it waits for idle clients, too.
+        with contextlib.suppress(asyncio.TimeoutError):
+            loop.run_until_complete(asyncio.wait_for(server.close(), 2.0))
     finally:
         deregister()
 
