@@ -5,7 +5,7 @@ serves two; ``drainable`` is a listener with an accept loop of ours, and its sto
 file; ``address`` finds listening sockets, others' too, and looks into their backlogs.
 """
 
-from registry_drain.servers.listener.address import backlog_length, bound_address, listening_sockets
+from registry_drain.servers.listener.address import backlog_length, bound_address, has_backlog, listening_sockets
 from registry_drain.servers.listener.bound_path import BoundPath
 from registry_drain.servers.listener.drainable import DrainableListener, ListenerStoppedError
 from registry_drain.servers.listener.hold_off import (
@@ -31,6 +31,7 @@ __all__ = [
     "ListenerStoppedError",
     "backlog_length",
     "bound_address",
+    "has_backlog",
     "hold_off",
     "hold_off_by_backlog",
     "hold_off_by_decoy",

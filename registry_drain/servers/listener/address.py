@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import socket
 import struct
 from contextlib import suppress
@@ -10,6 +11,18 @@ from pathlib import Path
 
 _TCP_INFO_UNACKED = struct.Struct("=24xI")
 """``tcpi_unacked`` of struct tcp_info (linux/tcp.h): on a listening socket, the connections in its backlog."""
+
+# linux/netlink.h, linux/sock_diag.h and linux/unix_diag.h
+_NETLINK_HEADER = struct.Struct("=IHHII")
+_NETLINK_SOCK_DIAG = 4
+_NETLINK_REQUEST = 1
+_SOCK_DIAG_BY_FAMILY = 20
+_UNIX_DIAG_REQUEST = struct.Struct("=BB2xIIIQ")
+_UNIX_DIAG_SHOW_QUEUE = 0x10
+_UNIX_DIAG_ANSWER_SIZE = 16
+_UNIX_DIAG_QUEUE = struct.Struct("=HHI4x")
+_UNIX_DIAG_QUEUE_ATTRIBUTE = 4
+_ANY_COOKIE = 0xFFFFFFFFFFFFFFFF
 
 
 def bound_address(sock: socket.socket) -> tuple[str, int]:
@@ -62,9 +75,43 @@ def _listens_on(sock: socket.socket, where: int | str) -> bool:
 
 
 def backlog_length(listener: socket.socket) -> int | None:
-    """Return how many connections wait to be accepted; None where the kernel does not say (not TCP, not Linux)."""
+    """Return how many connections wait to be accepted; None where the kernel does not say (not Linux, mostly)."""
     try:
+        if listener.family == socket.AF_UNIX:
+            return _unix_backlog_length(listener)
         info = listener.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO_UNACKED.size)
     except (OSError, AttributeError):
         return None
     return int(_TCP_INFO_UNACKED.unpack(info)[0]) if len(info) == _TCP_INFO_UNACKED.size else None
+
+
+def has_backlog(*listeners: socket.socket) -> bool:
+    """Return whether a connection waits to be accepted from one of the listeners; does not block.
+
+    For accept loops that are not ours, while clients are held off. Polling alone does not tell it of Unix sockets: shut
+    for reading, they poll as readable for ever.
+    """
+    poller = select.poll()
+    by_descriptor = {listener.fileno(): listener for listener in listeners}
+    for descriptor in by_descriptor:
+        poller.register(descriptor, select.POLLIN)
+    for descriptor, _ in poller.poll(0):
+        if by_descriptor[descriptor].family != socket.AF_UNIX or backlog_length(by_descriptor[descriptor]) != 0:
+            return True
+    return False
+
+
+def _unix_backlog_length(listener: socket.socket) -> int | None:
+    """Ask the kernel's socket diagnosis (``sock_diag(7)``), as ``ss`` does."""
+    inode = os.fstat(listener.fileno()).st_ino
+    request = _UNIX_DIAG_REQUEST.pack(socket.AF_UNIX, 0, 0xFFFFFFFF, inode, _UNIX_DIAG_SHOW_QUEUE, _ANY_COOKIE)
+    header = _NETLINK_HEADER.pack(_NETLINK_HEADER.size + len(request), _SOCK_DIAG_BY_FAMILY, _NETLINK_REQUEST, 0, 0)
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_DGRAM, _NETLINK_SOCK_DIAG) as netlink:
+        netlink.send(header + request)
+        answer = netlink.recv(4096, socket.MSG_DONTWAIT)  # The kernel answers before ``send`` returns.
+    _, kind, *_ = _NETLINK_HEADER.unpack_from(answer)
+    place = _NETLINK_HEADER.size + _UNIX_DIAG_ANSWER_SIZE
+    if kind != _SOCK_DIAG_BY_FAMILY or len(answer) < place + _UNIX_DIAG_QUEUE.size:
+        return None
+    _, attribute, waiting = _UNIX_DIAG_QUEUE.unpack_from(answer, place)
+    return int(waiting) if attribute == _UNIX_DIAG_QUEUE_ATTRIBUTE else None
