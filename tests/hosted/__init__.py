@@ -1,0 +1,1 @@
+"""Services that a server's own command line runs."""

@@ -1,0 +1,38 @@
+"""The application that the tests' command lines run: an echo, with words that ask for more.
+
+``pid`` is answered by the process' id; ``wait`` is answered when the file named by ``SERVICE_GATE`` is there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from pathlib import Path
+
+from registry_drain import StopBudget
+from registry_drain.hosted import DrainedApp, drained
+from registry_drain.servers.http.asgi_types import Receive, Scope, Send
+from tests.servers.asgi_echo import read_body, respond
+
+BUDGET = StopBudget(grace_period=20.0, deregister=5.0, floor=0.3, quiet_period=0.1, ceiling=0.8)
+
+
+async def echo(scope: Scope, receive: Receive, send: Send) -> None:
+    """Serve a request; there is no lifespan."""
+    if scope["type"] != "http":
+        raise NotImplementedError(scope["type"])
+    body = await read_body(receive)
+    if body == b"wait":
+        gate = Path(os.environ["SERVICE_GATE"])
+        while not gate.exists():  # noqa: ASYNC110, ASYNC240 - another process opens it
+            await asyncio.sleep(0.01)
+    await respond(send, str(os.getpid()).encode() if body == b"pid" else body)
+
+
+def new_app() -> DrainedApp:
+    """Return the application, as the environment says."""
+    logging.basicConfig(level=logging.INFO)
+    return drained(
+        echo, os.environ["SERVICE_REGISTRY"], service="hosted", port=int(os.environ["SERVICE_PORT"]), budget=BUDGET
+    )
