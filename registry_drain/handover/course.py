@@ -200,10 +200,11 @@ class HandoverCourse:
         with self._kept_sockets():
             if not channel.send({"yours": True}):
                 raise _FailedError("it ended in the moment in which it was ready")
+        supervisor.handed_over(successor.pid)
+        # In this order: a stop that began a moment ago waits for the registrations, and its report must know.
+        self._routine.hand_over_to(successor.pid)
         for registration in offered:
             registration.settle(is_handed_over=registration.key in adopted)
-        supervisor.handed_over(successor.pid)
-        self._routine.hand_over_to(successor.pid)
 
     @contextmanager
     def _kept_sockets(self) -> Iterator[None]:

@@ -30,9 +30,11 @@ from registry_drain.shutdown.watchdog import Watchdog
 T = TypeVar("T")
 _Step = Callable[[Deadline], tuple[Outcome, str]]
 
-_CUT_OFF_LIMIT = 0.5
-"""Seconds at most for closing what is left. They are the drain's last, and a twentieth of it if that is less: a drain
-that takes all of its time must not reach into the observers' reserve."""
+_CUT_OFF_RESERVE = 0.5
+"""Seconds kept for closing what is left. They are the drain's last, and a twentieth of it if that is less: a drain
+that takes all of its time must not reach into the observers' reserve. All that a hurried stop gives it, too."""
+_CUT_OFF_LIMIT = 2.5
+"""Seconds at most for it where the drain has left more: thousands of threads that end need up to 2 s."""
 
 
 class StopRoutine:
@@ -249,7 +251,7 @@ class StopRoutine:
         deadline = ledger.deadline(phase)
         planned = self._until(deadline).remaining()
         if phase is Phase.DRAINING:
-            planned = min(planned + _CUT_OFF_LIMIT, deadline.remaining())  # a hurry leaves out all but the cutting off
+            planned = min(planned + _CUT_OFF_RESERVE, deadline.remaining())  # what a hurry leaves
         self._server.in_flight.stop_state.enter(phase, self._cut_off_at(ledger))
         self._emit(events.PhaseStarted(phase, planned))
         try:
@@ -321,7 +323,7 @@ class StopRoutine:
         return Outcome.TIMED_OUT, "connections still came in when the listener was closed"
 
     def _drain(self, deadline: Deadline) -> tuple[Outcome, str]:
-        cutting_limit = min(_CUT_OFF_LIMIT, deadline.remaining() / 20)
+        cutting_limit = min(_CUT_OFF_RESERVE, deadline.remaining() / 20)
         drained_by = Deadline(deadline.at - cutting_limit, self._clock)
         self._draining = self.notifier.begin_draining_starts(drained_by, self._nudge.set)
         drain = self._begin("drain", self._server.drain, drained_by)
@@ -331,7 +333,8 @@ class StopRoutine:
         self._left_to_tell = [call for call in self._draining if not call.is_over]
         self._say_told([call for call in self._draining if call not in self._left_to_tell])
         failure = drain.detail  # before what hangs is freed by the cut-off
-        cutting = self._cut_off_rest(max(cutting_limit, min(_CUT_OFF_LIMIT, deadline.remaining())))
+        most = _CUT_OFF_RESERVE if self._hurried.is_set() else _CUT_OFF_LIMIT
+        cutting = self._cut_off_rest(max(cutting_limit, min(most, deadline.remaining())))
         if drain.outcome is Outcome.FAILED or not cutting.outcome.is_fine:
             return Outcome.FAILED, failure or cutting.detail
         if not self._cut_off and is_drained:
