@@ -16,14 +16,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import select
 import socket
 import time
 from collections.abc import Callable, Sequence
 
 from registry_drain.clock import Deadline
 from registry_drain.servers.base import ListenerClosure
-from registry_drain.servers.listener import ROUND_TRIP, hold_off
+from registry_drain.servers.listener import ROUND_TRIP, has_backlog, hold_off
 from registry_drain.servers.listener.listening_socket import keeper_of
 
 _LOOK_EVERY = 0.002
@@ -85,13 +84,10 @@ async def close_later(close: Callable[[], object]) -> None:
 
 
 async def _until_empty(listeners: Sequence[socket.socket], deadline: Deadline) -> bool:
-    poller = select.poll()
-    for each in listeners:
-        if not keeper_of(each):  # otherwise what waits is another process' to accept
-            poller.register(each, select.POLLIN)
+    ours = [each for each in listeners if not keeper_of(each)]  # What waits at others is another process' to accept.
     began_at = time.monotonic()
     # Real time besides the deadline's: this waits for packets on a wire, and they do not jump.
-    while (elapsed := time.monotonic() - began_at) < ROUND_TRIP or poller.poll(0):
+    while (elapsed := time.monotonic() - began_at) < ROUND_TRIP or has_backlog(*ours):
         if deadline.is_past and elapsed >= _OVERTIME_S:
             return False
         await asyncio.sleep(_LOOK_EVERY)

@@ -441,6 +441,7 @@ def test_a_listener_of_somebody_elses_is_found_and_held_off(tmp_path: Path, is_u
                     late.connect(address)
             assert held.method == ("shutdown(SHUT_RD)" if is_unix else "decoy")
             found.close()
+            assert not has_backlog(found)
             os.close(descriptor)
             os.close(copy)
             descriptor = copy = -1

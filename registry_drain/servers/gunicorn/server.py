@@ -17,7 +17,6 @@ Rules:
 from __future__ import annotations
 
 import os
-import select
 import signal
 import socket
 import threading
@@ -32,7 +31,7 @@ from registry_drain.phases import Phase
 from registry_drain.servers.base import ListenerClosure
 from registry_drain.servers.gunicorn.board import Board, WorkerSlot
 from registry_drain.servers.in_flight import InFlight, InFlightRequest
-from registry_drain.servers.listener import ROUND_TRIP, HeldOff, bound_address, hold_off
+from registry_drain.servers.listener import ROUND_TRIP, HeldOff, bound_address, has_backlog, hold_off
 
 _LOOK_EVERY = 0.010
 _LEAVE_LIMIT = 1.5
@@ -167,11 +166,8 @@ class GunicornServer:
     def _await_empty(self, deadline: Deadline) -> bool:
         # Real time besides the deadline's: this waits for packets on a wire. The workers accept, we only look.
         until = time.monotonic() + (ROUND_TRIP if self._listeners else 0.0)
-        poller = select.poll()
-        for listener in self._listeners:
-            poller.register(listener, select.POLLIN)
         while True:
-            is_empty = not poller.poll(0)
+            is_empty = not has_backlog(*self._listeners)
             if is_empty and time.monotonic() >= until:
                 return True
             if deadline.is_past and time.monotonic() >= until:

@@ -93,6 +93,7 @@ def has_backlog(*listeners: socket.socket) -> bool:
     """
     poller = select.poll()
     by_descriptor = {listener.fileno(): listener for listener in listeners}
+    by_descriptor.pop(-1, None)  # closed
     for descriptor in by_descriptor:
         poller.register(descriptor, select.POLLIN)
     for descriptor, _ in poller.poll(0):
