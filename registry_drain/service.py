@@ -25,6 +25,7 @@ from registry_drain.phases import Phase
 from registry_drain.registries.base import Registry
 from registry_drain.registries.url import open_registry
 from registry_drain.servers.base import DrainableServer
+from registry_drain.servers.current_request import serving
 from registry_drain.servers.listener.activation import process_sockets
 from registry_drain.shutdown.bounded import BoundedCall
 from registry_drain.shutdown.budget import StopBudget
@@ -139,7 +140,14 @@ class Service:
         return self.routine.is_stopping
 
     def stop(self, reason: str = "stop() was called") -> ShutdownReport:
-        """Stop, or join the stop under way; see :meth:`StopRoutine.stop`."""
+        """Stop, or join the stop under way; see :meth:`StopRoutine.stop`.
+
+        In a thread that a coroutine waits for which serves a request (``asyncio.to_thread``) it returns at once, too.
+        """
+        request = serving.get()
+        if request is not None and request.stop_state is self._server.in_flight.stop_state:
+            self.routine.request_stop(reason)
+            return self.routine.report
         return self.routine.stop(reason)
 
     def request_stop(self, reason: str) -> None:

@@ -35,6 +35,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "registries.base",
         "registries.url",
         "servers.base",
+        "servers.current_request",
     },
     "async_service": FACTS
     | {

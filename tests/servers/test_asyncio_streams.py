@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import ssl
 import threading
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from registry_drain.clock import Deadline
-from registry_drain.errors import ServerError
+from registry_drain.errors import ConfigurationError, ServerError
+from registry_drain.phases import Phase
 from registry_drain.servers.asyncio_streams import AsyncioServer
 from registry_drain.servers.base import DrainableServer, ListenerClosure
-from registry_drain.servers.current_request import mark_request
+from registry_drain.servers.current_request import mark_request, name_request, served, time_left
 from registry_drain.servers.in_flight import InFlight, InFlightRequest
+from registry_drain.service import Service
 from registry_drain.testing.bench import Call
 from registry_drain.testing.server_contract import ContractClient, ServerContract
 from tests.servers.test_socket_server import LineClient
@@ -227,3 +231,272 @@ def test_a_stop_that_overtakes_the_start_closes_it_afterwards() -> None:
     loop.call_soon_threadsafe(loop.stop)
     thread.join()
     loop.close()
+
+
+def stop(server: AsyncioServer) -> tuple[InFlightRequest, ...]:
+    """Stop a server, and return what was cut off."""
+    server.close_listener(Deadline.after(TIMEOUT))
+    server.drain(Deadline.after(TIMEOUT))
+    return server.cut_off()
+
+
+def drained(server: AsyncioServer) -> Call[bool]:
+    """Close the listener, and begin to drain."""
+    server.close_listener(Deadline.after(TIMEOUT))
+    return Call(lambda: server.drain(Deadline.after(TIMEOUT)))
+
+
+def test_each_line_of_one_segment_is_a_request() -> None:
+    """What the reader holds at a boundary begins the next one."""
+    server = AsyncioServer(by_lines(bytes), "127.0.0.1", 0)
+    client = LineClient(server.start())
+    client.sock.sendall(b"one\ntwo\nthree\n")
+    assert [client.receive() for _ in range(3)] == [b"one", b"two", b"three"]
+    assert server.in_flight.total == 3
+    assert stop(server) == ()
+    client.close()
+
+
+def test_a_request_that_has_only_begun_is_waited_for() -> None:
+    """Half a line is in flight: the drain lets the rest come."""
+    server = AsyncioServer(by_lines(bytes), "127.0.0.1", 0)
+    client = LineClient(server.start())
+    client.sock.sendall(b"half a ")
+    eventually(lambda: server.in_flight.count == 1)
+    draining = drained(server)
+    client.sock.sendall(b"line\n")
+    assert client.receive() == b"half a line"
+    assert draining.result(TIMEOUT, "drain")
+    assert server.cut_off() == ()
+    client.close()
+
+
+def test_a_greeting_is_no_answer() -> None:
+    """What is written before a request does not end it."""
+
+    async def greet(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"welcome\n")
+        command = await reader.readline()
+        body = await reader.readline()
+        writer.write(command.strip() + b" " + body)
+        writer.close()
+
+    server = AsyncioServer(greet, "127.0.0.1", 0)
+    client = LineClient(server.start())
+    assert client.receive() == b"welcome"
+    client.send(b"put")
+    eventually(lambda: server.in_flight.count == 1)
+    draining = drained(server)
+    client.send(b"body")
+    assert client.receive() == b"put body"
+    assert draining.result(TIMEOUT, "drain")
+    assert server.in_flight.total == 1
+    assert server.cut_off() == ()
+    client.close()
+
+
+def test_a_goodbye_at_the_end_of_file_is_thrown_away_quietly() -> None:
+    """Behind our FIN nothing can be written; the handler is not to blame."""
+    unhandled: list[object] = []
+    left = threading.Event()
+
+    async def polite(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda _loop, context: unhandled.append(context))
+        while line := await reader.readline():
+            writer.write(line)
+        writer.write(b"goodbye\n")
+        writer.writelines([b"and ", b"well\n"])
+        writer.write_eof()
+        await writer.drain()
+        writer.close()
+        left.set()
+
+    server = AsyncioServer(polite, "127.0.0.1", 0)
+    client = LineClient(server.start())
+    client.send(b"hello")
+    assert client.receive() == b"hello"
+    draining = drained(server)
+    with pytest.raises(EOFError):
+        client.receive()
+    assert draining.result(TIMEOUT, "drain")
+    assert left.is_set()
+    assert unhandled == []
+    assert server.cut_off() == ()
+    client.close()
+
+
+def test_a_handler_that_raises_ends_its_connection_and_is_told_to_the_loop() -> None:
+    """Its client must not wait for it, and neither must the drain."""
+    told: list[dict[str, Any]] = []
+
+    async def fail(reader: asyncio.StreamReader, _writer: asyncio.StreamWriter) -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda _loop, context: told.append(context))
+        await reader.readline()
+        raise RuntimeError("disk full")
+
+    server = AsyncioServer(fail, "127.0.0.1", 0)
+    client = LineClient(server.start())
+    client.send(b"hello")
+    with pytest.raises(EOFError):
+        client.receive()
+    assert stop(server) == ()
+    assert [str(context["exception"]) for context in told] == ["disk full"]
+    client.close()
+
+
+def test_a_callback_that_is_no_coroutine_is_served_and_cut_off() -> None:
+    """The task that reads is known by its reading."""
+    cancelled = threading.Event()
+    tasks: list[asyncio.Task[None]] = []
+
+    async def serve(reader: asyncio.StreamReader) -> None:
+        await reader.readline()
+        name_request("stuck")
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            cancelled.set()
+            raise
+
+    def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        tasks.append(asyncio.get_running_loop().create_task(serve(reader)))
+        tasks[0].add_done_callback(lambda _: writer.close())
+
+    server = AsyncioServer(connected, "127.0.0.1", 0)
+    client = LineClient(server.start())
+    client.send(b"hello")
+    eventually(lambda: [request.name for request in server.in_flight.snapshot()] == ["stuck"])
+    server.close_listener(Deadline.after(TIMEOUT))
+    assert not server.drain(Deadline.after(0.1))
+    assert [str(request).partition(" from ")[0] for request in server.cut_off()] == ["stuck"]
+    assert cancelled.is_set()
+    client.close()
+
+
+def test_a_unix_socket_drains(tmp_path: Path) -> None:
+    """Idle and busy connections, and the path refuses afterwards."""
+    path = str(tmp_path / "socket")
+    gate = threading.Event()
+    server = AsyncioServer(by_lines(lambda line: line if line == b"idle" else line * gate.wait(TIMEOUT)), path=path)
+    assert server.start() == (path, 0)
+    clients: list[socket.socket] = []
+    for line in (b"idle\n", b"busy\n"):
+        client = socket.socket(socket.AF_UNIX)
+        client.settimeout(TIMEOUT)
+        client.connect(path)
+        client.sendall(line)
+        clients.append(client)
+    idle, busy = clients
+    assert idle.recv(10) == b"idle\n"
+    eventually(lambda: server.in_flight.count == 1)
+    draining = drained(server)
+    assert idle.recv(1) == b""
+    gate.set()
+    assert busy.recv(10) == b"busy\n"
+    assert busy.recv(1) == b""
+    assert draining.result(TIMEOUT, "drain")
+    assert server.cut_off() == ()
+    with socket.socket(socket.AF_UNIX) as late, pytest.raises(OSError, match=r"refused|No such file"):
+        late.connect(path)
+    for client in clients:
+        client.close()
+
+
+def test_a_handler_may_stop_the_service_from_a_thread_it_awaits() -> None:
+    """With serve(), too, where the loop is one of ours: it does not wait for itself."""
+    phases: list[Phase] = []
+
+    async def stop_it(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        line = await reader.readline()
+        phases.append((await asyncio.to_thread(service.stop)).phase)
+        writer.write(line)
+        writer.close()
+
+    service = Service(AsyncioServer(stop_it, "127.0.0.1", 0), handle_signals=False)
+    running = Call(service.run)
+    assert service.started.wait(TIMEOUT)
+    assert service.bound is not None
+    client = LineClient(service.bound)
+    client.send(b"hello")
+    assert client.receive() == b"hello"
+    assert running.result(TIMEOUT, "run").is_clean
+    assert Phase.STOPPED not in phases
+    client.close()
+
+
+@pytest.mark.parametrize("where", [{}, {"port": 0, "path": "/tmp/x"}])
+def test_where_to_listen_must_be_said_once(where: dict[str, Any]) -> None:
+    """One clear line."""
+    with pytest.raises(ConfigurationError, match="give one"):
+        AsyncioServer(by_lines(bytes), "127.0.0.1", **where)
+
+
+def test_its_own_stop_resets_what_waits_and_loses_what_is_in_flight() -> None:
+    """What this adapter is for: asyncio's own close(), on the same server. If this fails, asyncio has got better."""
+
+    async def serve() -> tuple[int, int]:
+        gate = asyncio.Event()
+
+        async def wait(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            writer.write(await reader.readline())
+            await gate.wait()
+            writer.close()
+
+        server = await asyncio.start_server(wait, "127.0.0.1", 0)
+        address = server.sockets[0].getsockname()
+        clients = [LineClient(address) for _ in range(20)]  # without a turn of the loop
+        for client in clients:
+            client.send(b"queued")
+        server.close()
+        await asyncio.sleep(0.1)
+        gate.set()
+        outcomes = await asyncio.gather(*(asyncio.to_thread(_outcome, client) for client in clients))
+        for client in clients:
+            client.close()
+        return outcomes.count("answered"), outcomes.count("lost")
+
+    answered, lost = asyncio.run(serve())
+    assert (answered, lost) == (0, 20)
+
+
+def _outcome(client: LineClient) -> str:
+    try:
+        return "answered" if client.receive() == b"queued" else "garbled"
+    except (OSError, EOFError):
+        return "lost"
+
+
+def test_coroutines_in_one_thread_know_their_own_request() -> None:
+    """served() is for coroutines as it is: what each names, and sees of the stop, is its own."""
+    in_flight = InFlight()
+
+    async def request(name: str) -> float | None:
+        with served(in_flight, peer=name):
+            began_all.append(name)
+            await gate.wait()
+            name_request(name)
+            await asyncio.sleep(0)
+            names.update({each.peer: each.name for each in in_flight.snapshot()})
+            return time_left()
+
+    gate: asyncio.Event
+    began_all: list[str] = []
+    names: dict[str, str] = {}
+
+    async def main() -> None:
+        nonlocal gate
+        gate = asyncio.Event()
+        tasks = [asyncio.ensure_future(request(name)) for name in ("add", "divide")]
+        while len(began_all) < 2:  # noqa: ASYNC110 - two turns of the loop
+            await asyncio.sleep(0)
+        assert in_flight.count == 2
+        assert time_left() is None
+        in_flight.stop_state.enter(Phase.DRAINING, in_flight.now() + 60)
+        gate.set()
+        for left in await asyncio.gather(*tasks):
+            assert left is not None
+            assert 0 < left <= 60
+
+    asyncio.run(main())
+    assert names == {"add": "add", "divide": "divide"}
+    assert in_flight.count == 0

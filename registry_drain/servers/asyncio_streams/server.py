@@ -17,7 +17,9 @@ Rules:
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
+import select
 import socket
 import ssl
 import threading
@@ -27,17 +29,18 @@ from typing import Any, TypeVar
 
 from registry_drain.clock import SYSTEM_CLOCK, Clock, Deadline
 from registry_drain.errors import ConfigurationError, ServerError
-from registry_drain.servers.asyncio_listeners import close_listeners, duplicates
+from registry_drain.servers.asyncio_listeners import close_later, close_listeners, duplicates
 from registry_drain.servers.asyncio_streams.connections import AsyncioConnections
 from registry_drain.servers.asyncio_streams.streams import ClientConnected, TrackedStreamProtocol
 from registry_drain.servers.base import ListenerClosure
 from registry_drain.servers.connections import IDLE_QUIET, LINGER, SPREAD
 from registry_drain.servers.event_loop import ServerLoop
 from registry_drain.servers.in_flight import InFlight, InFlightRequest
-from registry_drain.servers.listener import bound_address
+from registry_drain.servers.listener import ROUND_TRIP, bound_address, hold_off
 from registry_drain.servers.listener.listening_socket import keeper_of
 
 T = TypeVar("T")
+logger = logging.getLogger(__name__)
 
 _START_LIMIT_S = 30.0
 """For binding, which may look a host name up."""
@@ -182,6 +185,8 @@ class AsyncioServer:
         listeners, self._listeners = self._listeners, []
 
         async def close() -> ListenerClosure:
+            if self._path is not None and isinstance(server, asyncio.Server):
+                return await self._close_unix(server, listeners, deadline)
             return await close_listeners(listeners, server.close if server else _nothing, deadline)
 
         closure = self._in_loop(close, max(deadline.remaining(), _CLOSE_LIMIT_S))
@@ -196,6 +201,41 @@ class AsyncioServer:
                     each.shutdown(socket.SHUT_RDWR)
             each.close()
         return ListenerClosure("close", is_clean=False)
+
+    async def _close_unix(
+        self, server: asyncio.Server, listeners: list[socket.socket], deadline: Deadline
+    ) -> ListenerClosure:
+        """Close the listener of a Unix socket.
+
+        It is shut as soon as nothing waits, and not before: asyncio would not stop accepting from one that is shut.
+        What comes in the moment between is accepted here.
+        """
+        loop = asyncio.get_running_loop()
+        poller = select.poll()
+        for each in listeners:
+            poller.register(each, select.POLLIN)
+        while poller.poll(0) and not deadline.is_past:  # noqa: ASYNC110 - what the loop accepts
+            await asyncio.sleep(0)
+        for each in server.sockets:
+            loop.remove_reader(each.fileno())
+        accepted: list[socket.socket] = []
+        methods = [hold_off(each).method for each in listeners]
+        for each in listeners:
+            with suppress(OSError):  # nothing waits any more
+                while True:
+                    accepted.append(each.accept()[0])
+        if accepted:
+            await asyncio.wait([loop.create_task(self._adopt(each)) for each in accepted], timeout=ROUND_TRIP)
+        await close_later(server.close)
+        for each in listeners:
+            each.close()
+        return ListenerClosure(", ".join(dict.fromkeys(methods)), len(accepted))
+
+    async def _adopt(self, sock: socket.socket) -> None:
+        try:
+            await asyncio.get_running_loop().connect_accepted_socket(self._new_protocol, sock, ssl=self._options["ssl"])
+        except OSError as error:
+            logger.info("a connection that was accepted last was lost: %s", error)
 
     def drain(self, deadline: Deadline) -> bool:
         """Let handlers finish, close idle connections. See :meth:`DrainableServer.drain`."""
