@@ -15,6 +15,7 @@ Rules:
 
 from __future__ import annotations
 
+import io
 import socket
 import socketserver
 import time
@@ -22,14 +23,17 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from functools import partial
 from http.server import BaseHTTPRequestHandler
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from registry_drain.clock import SYSTEM_CLOCK, Clock
 from registry_drain.errors import ConfigurationError
-from registry_drain.servers.connections import IDLE_QUIET, LINGER, Connection, pending_bytes
+from registry_drain.servers.connections import IDLE_QUIET, LINGER, SPREAD, Connection, pending_bytes
 from registry_drain.servers.current_request import name_request
 from registry_drain.servers.http.policy import READY, REFUSAL, STOPPING, RequestPolicy, Verdict
-from registry_drain.servers.socket_server import SocketServer
+from registry_drain.servers.socket_server import SocketServer, TrackedSocket
+
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
 
 
 class HttpServer(SocketServer):
@@ -46,6 +50,7 @@ class HttpServer(SocketServer):
         retry_after: seconds; see there.
         clock: for the instants of requests.
         idle_quiet: seconds without a byte before an idle connection is closed by the drain.
+        spread: seconds over which idle connections are closed; see :class:`SocketServer`.
 
     Raises:
         ConfigurationError: a kind of server that this adapter cannot drain, or a bad path.
@@ -61,8 +66,9 @@ class HttpServer(SocketServer):
         retry_after: int = 1,
         clock: Clock = SYSTEM_CLOCK,
         idle_quiet: float = IDLE_QUIET,
+        spread: float = SPREAD,
     ) -> None:
-        super().__init__(server, clock=clock, idle_quiet=idle_quiet)
+        super().__init__(server, clock=clock, idle_quiet=idle_quiet, spread=spread)
         policy = RequestPolicy(
             self.in_flight.stop_state,
             health_check_paths=health_check_paths,
@@ -76,6 +82,10 @@ class HttpServer(SocketServer):
         if dispatch is not None:
             server._dispatch = partial(_named_dispatch, dispatch)  # type: ignore[attr-defined]  # noqa: SLF001
 
+    def _accept(self) -> tuple[TrackedSocket, Any]:
+        sock, address = self._get_one()
+        return _HttpSocket.adopt(sock, self._connections), address
+
     def __repr__(self) -> str:
         """Show the wrapped server's kind and the counts."""
         return super().__repr__().replace("SocketServer", "HttpServer", 1)
@@ -86,7 +96,6 @@ class _DrainableHandler(BaseHTTPRequestHandler):
 
     drained_policy: RequestPolicy
     drained_linger: float
-    _drained_status = 0
     _drained_says_goodbye = False
 
     def handle_one_request(self) -> None:
@@ -94,6 +103,7 @@ class _DrainableHandler(BaseHTTPRequestHandler):
         connection: Connection = self.request.connection
         connection.is_marked = True  # Nothing is to be guessed: Expect: 100-continue reads again after having written.
         super().handle_one_request()
+        connection.leftover = _read_ahead(self.rfile, connection)
         connection.end_request()
         if self._drained_says_goodbye and self.drained_linger:
             _linger(connection, self.drained_linger)
@@ -104,11 +114,15 @@ class _DrainableHandler(BaseHTTPRequestHandler):
             return False
         path = self.path.partition("?")[0]
         policy = self.drained_policy
-        name_request(f"{self.command} {path}", is_health_check=path in policy.health_check_paths)
-        verdict = policy.verdict(path)
+        connection: Connection = self.request.connection
+        if path in policy.health_check_paths:
+            connection.identify(f"{self.command} {path}", is_health_check=True)
+        else:
+            connection.name = f"{self.command} {path}"
+        verdict = policy.verdict(path) if policy.is_asked else Verdict.SERVE
         if verdict is Verdict.SERVE:
             return True
-        is_stopping = self.request.connection.stop_state.is_stopping
+        is_stopping = policy.stop_state.is_stopping
         if verdict is Verdict.REFUSE:
             self._drained_answer(503, REFUSAL)
         elif is_stopping:
@@ -130,20 +144,14 @@ class _DrainableHandler(BaseHTTPRequestHandler):
             self.wfile.write(body)
         self.wfile.flush()
 
-    def send_response_only(self, code: int, message: str | None = None) -> None:
-        """Begin an answer."""
-        self._drained_status = int(code)
-        super().send_response_only(code, message)
-
     def end_headers(self) -> None:
         """End an answer's head, with ``Connection: close`` if that is due."""
-        connection: Connection = self.request.connection
-        # 1xx are no answers yet, or no longer HTTP.
-        if connection.stop_state.is_delisted and self._drained_status >= 200 and not _has_more(connection):
-            headers = getattr(self, "_headers_buffer", [])
-            headers[:] = [line for line in headers if not line.lower().startswith(b"connection:")]
-            self.send_header("Connection", "close")
-            self._drained_says_goodbye = True
+        if self.drained_policy.stop_state.is_delisted:
+            headers: list[bytes] = getattr(self, "_headers_buffer", [])
+            if _is_final(headers) and not _has_more(self.request.connection, self.rfile):
+                headers[:] = [line for line in headers if not line.lower().startswith(b"connection:")]
+                self.send_header("Connection", "close")
+                self._drained_says_goodbye = True
         super().end_headers()
 
 
@@ -165,9 +173,70 @@ def _named_dispatch(dispatch: Callable[[str, Any], Any], method: str, params: An
     return dispatch(method, params)
 
 
-def _has_more(connection: Connection) -> bool:
+class _HttpSocket(TrackedSocket):
+    """The handler's socket: cheaper than one that has to guess, since handlers of ours say where a request ends."""
+
+    def makefile(self, mode: str = "r", buffering: int | None = None, **text: Any) -> Any:
+        """Make a file; the handler's ``rfile`` is the interpreter's own reader, around a :class:`_Raw`."""
+        if mode not in {"rb", "br"} or buffering == 0:
+            return super().makefile(mode, buffering, **text)
+        size = io.DEFAULT_BUFFER_SIZE if buffering is None or buffering < 0 else buffering
+        self._io_refs += 1  # type: ignore[attr-defined]  # as socket.makefile does; SocketIO.close takes it back
+        return io.BufferedReader(_Raw(self), size)
+
+
+class _Raw(socket.SocketIO):
+    """What ``rfile`` reads from; while somebody looks how much it has read ahead, there is nothing."""
+
+    is_looked_at = False
+
+    def __init__(self, sock: _HttpSocket) -> None:
+        super().__init__(sock, "r")
+        self._socket = sock
+        self._receive_into = super(TrackedSocket, sock).recv_into  # past what a socket that guesses does besides
+
+    def readinto(self, buffer: WriteableBuffer, /) -> int | None:
+        if self.is_looked_at:
+            return None
+        connection = self._socket.connection
+        is_over: bool = connection.is_half_closed
+        if is_over or not connection.is_marked or connection.received != connection.boundary:
+            return super().readinto(buffer)
+        connection.is_waiting = True
+        try:
+            received = self._receive_into(buffer)
+        finally:
+            connection.is_waiting = False
+        if received:
+            connection.received += received
+            if connection.is_half_closed and not connection.may_serve():
+                connection.discard_input()
+                return 0
+            connection.begin_request()
+        return received
+
+
+def _read_ahead(rfile: Any, connection: Connection) -> int:
+    """Return how many bytes ``rfile`` has that nobody has taken; a reader that is not ours keeps count by itself."""
+    raw = getattr(rfile, "raw", None)
+    if not isinstance(raw, _Raw):
+        return connection.leftover
+    raw.is_looked_at = True
+    try:
+        return len(rfile.peek(1))
+    finally:
+        raw.is_looked_at = False
+
+
+def _is_final(headers: list[bytes]) -> bool:
+    """Whether an answer's head is there, and no 1xx: those are no answers yet, or no longer HTTP."""
+    status = headers[0].split()[1:2] if headers else []
+    return bool(status) and not status[0].startswith(b"1")
+
+
+def _has_more(connection: Connection, rfile: Any) -> bool:
     """Whether bytes have come that are not part of what was read; be it the next request or an unread body."""
-    return bool(connection.leftover or pending_bytes(connection.sock))
+    return bool(_read_ahead(rfile, connection) or pending_bytes(connection.sock))
 
 
 def _linger(connection: Connection, seconds: float) -> None:
