@@ -23,7 +23,7 @@ from collections.abc import Callable, Sequence
 from registry_drain.clock import Deadline
 from registry_drain.servers.base import ListenerClosure
 from registry_drain.servers.listener import ROUND_TRIP, has_backlog, hold_off
-from registry_drain.servers.listener.listening_socket import keeper_of
+from registry_drain.servers.listener.listening_socket import keeper_of, leave
 
 _LOOK_EVERY = 0.002
 """Seconds between two looks at the backlog; the loop accepts meanwhile."""
@@ -84,7 +84,7 @@ async def close_later(close: Callable[[], object]) -> None:
 
 
 async def _until_empty(listeners: Sequence[socket.socket], deadline: Deadline) -> bool:
-    ours = [each for each in listeners if not keeper_of(each)]  # What waits at others is another process' to accept.
+    ours = [each for each in listeners if not leave(each)]  # What waits at others is another process' to accept.
     began_at = time.monotonic()
     # Real time besides the deadline's: this waits for packets on a wire, and they do not jump.
     while (elapsed := time.monotonic() - began_at) < ROUND_TRIP or has_backlog(*ours):

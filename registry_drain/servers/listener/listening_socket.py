@@ -31,6 +31,8 @@ from registry_drain.servers.listener.address import bound_address
 
 _keepers: dict[int, str] = {}
 """By the socket's inode, so that duplicates of a kept socket are kept too."""
+_left: set[int] = set()
+"""Inodes of kept sockets that this process accepts nothing from any more."""
 _lock = threading.Lock()
 
 
@@ -58,6 +60,7 @@ class ListeningSocket(socket.socket):
         self._is_shut = False
         self._process_id = os.getpid()
         self._woken, self._waker = socket.socketpair()
+        self._inode = os.fstat(self.fileno()).st_ino
         super().settimeout(0.0)
 
     @property
@@ -69,11 +72,11 @@ class ListeningSocket(socket.socket):
         """Note that the socket outlives its use here; empty: that it is this process' own."""
         self._keeper = keeper  # known when it is closed, too
         with _lock:
-            inode = os.fstat(self.fileno()).st_ino
             if keeper:
-                _keepers[inode] = keeper
+                _keepers[self._inode] = keeper
             else:
-                _keepers.pop(inode, None)
+                _keepers.pop(self._inode, None)
+                _left.discard(self._inode)
 
     def accept(self) -> tuple[socket.socket, Any]:
         """Return the next connection, waiting as long as ``settimeout`` has said.
@@ -86,6 +89,8 @@ class ListeningSocket(socket.socket):
         timeout = self._wanted_timeout
         until = None if timeout is None else time.monotonic() + timeout
         while True:
+            if timeout == 0.0 and self._inode in _left:
+                raise BlockingIOError(errno.EAGAIN, "left to another process")
             if self._is_shut:
                 raise OSError(errno.EINVAL, "the listening socket is shut")
             try:
@@ -176,3 +181,15 @@ def keeper_of(listener: socket.socket) -> str:
         return _keepers.get(os.fstat(listener.fileno()).st_ino, "")
     except OSError:  # closed
         return ""
+
+
+def leave(listener: socket.socket) -> bool:
+    """Accept nothing more from a kept socket, or the one that this is a duplicate of; return whether it is one.
+
+    For event loops, whose listener is closed some turns after the last connection was accepted: until then a
+    non-blocking ``accept`` finds nothing.
+    """
+    if not keeper_of(listener):
+        return False
+    _left.add(os.fstat(listener.fileno()).st_ino)
+    return True
