@@ -75,14 +75,19 @@ class RequestPolicy:
                 raise ConfigurationError(f"{path!r} is no path: it must begin with a slash, without the host")
         if retry_after < 0:
             raise ConfigurationError(f"retry_after={retry_after}: must be seconds, 0 or more")
-        self._stop_state = stop_state
+        self.stop_state = stop_state
         self.readiness_path = readiness_path
         self.refuses_when_sealed = refuses_when_sealed
         self.retry_after = str(retry_after)
 
+    @property
+    def is_asked(self) -> bool:
+        """Whether :meth:`verdict` may say anything but to serve; cheaper."""
+        return self.stop_state.is_stopping or bool(self.readiness_path)
+
     def verdict(self, path: str) -> Verdict:
         """Return what to do with a request that has just come for ``path``."""
-        state = self._stop_state
+        state = self.stop_state
         if self.readiness_path and path == self.readiness_path:
             return Verdict.ANSWER_READINESS
         if not state.is_stopping:
