@@ -25,6 +25,7 @@ class InnerLifespan:
         self._to_app: asyncio.Queue[Message] = asyncio.Queue()
         self._from_app: asyncio.Queue[Message] = asyncio.Queue()
         self._task: asyncio.Task[None] | None = None
+        self._is_supported = True
 
     async def startup(self) -> Message:
         """Let the application start; return its answer: complete, or failed."""
@@ -40,12 +41,15 @@ class InnerLifespan:
 
     async def _ask(self, what: str) -> Message:
         assert self._task is not None  # noqa: S101 - for the type checker: startup comes first
+        if not self._is_supported:
+            return {"type": f"{what}{_COMPLETE}"}
         await self._to_app.put({"type": what})
         answering = asyncio.ensure_future(self._from_app.get())
         await asyncio.wait({answering, self._task}, return_when=asyncio.FIRST_COMPLETED)
         if answering.done():
             return answering.result()
         answering.cancel()
+        self._is_supported = False
         error = self._task.exception() if not self._task.cancelled() else None
         if error is not None and what != "lifespan.startup":
             logger.error("the application's lifespan failed: %r", error)

@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 _LOOK_EVERY = 0.005
 _LEAVE_LIMIT = 1.0
 """Seconds for the server to close its listener once it was told."""
+_LINGER = 0.25
+"""Seconds between a connection and its first request that a server not known from inside is made to wait."""
 _CUT_OFF_LIMIT = 0.4
 _OVERTIME_S = 0.05
 
@@ -104,6 +106,8 @@ class HostedServer:
         listeners = listening_sockets(self._port)
         held = [hold_off(each) for each in listeners]
         is_clean = _until_empty(listeners, deadline)
+        # Nobody new comes in, and whoever has just connected sends his request, which the server would not wait for.
+        deadline.clock.sleep(min(_LINGER, deadline.remaining()))
         self._pass_on()
         ends_at = time.monotonic() + max(min(_LEAVE_LIMIT, deadline.remaining()), _OVERTIME_S)
         while time.monotonic() < ends_at and any(_is_held_by_others(each) for each in listeners):

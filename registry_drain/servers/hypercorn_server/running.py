@@ -18,6 +18,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+from collections.abc import Awaitable
 
 from hypercorn.app_wrappers import ASGIWrapper
 from hypercorn.asyncio.lifespan import Lifespan
@@ -65,25 +66,26 @@ class LastAnswerCloses:
         self._middleware = middleware
         self._state = middleware.in_flight.stop_state
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    # No coroutines of its own while it serves: what the middleware and the server return is awaited.
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         """Serve one request, WebSocket, or lifespan."""
         if scope["type"] != "http":
-            await self._middleware(scope, receive, send)
-            return
+            return self._middleware(scope, receive, send)
         state = self._state
 
-        async def send_last(message: Message) -> None:
-            if not state.is_delisted:
-                await send(message)
-                return
-            protocol = protocol_of(send)
-            if message["type"] == "http.response.start" and protocol is not None and has_more(protocol):
-                message = _without_close(message)
-            await send(message)
-            if message["type"] == "http.response.body" and not message.get("more_body", False):
-                await say_goodbye(protocol)
+        def send_last(message: Message) -> Awaitable[None]:
+            return _send_last(send, message) if state.is_delisted else send(message)
 
-        await self._middleware(scope, receive, send_last)
+        return self._middleware(scope, receive, send_last)
+
+
+async def _send_last(send: Send, message: Message) -> None:
+    protocol = protocol_of(send)
+    if message["type"] == "http.response.start" and protocol is not None and has_more(protocol):
+        message = _without_close(message)
+    await send(message)
+    if message["type"] == "http.response.body" and not message.get("more_body", False):
+        await say_goodbye(protocol)
 
 
 def _without_close(message: Message) -> Message:

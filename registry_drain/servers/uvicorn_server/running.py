@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import uvicorn
@@ -52,21 +52,21 @@ class LastAnswerCloses:
         self._middleware = middleware
         self._state = middleware.in_flight.stop_state
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    # No coroutines of its own, here and below: what the middleware and the server return is awaited.
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         """Serve one request, WebSocket, or lifespan."""
         if scope["type"] != "http":
-            await self._middleware(scope, receive, send)
-            return
+            return self._middleware(scope, receive, send)
         state = self._state
 
-        async def send_last(message: Message) -> None:
+        def send_last(message: Message) -> Awaitable[None]:
             if state.is_delisted and message["type"] == "http.response.start":
                 connection = connection_of(send)
                 if connection is not None and has_more(connection):
                     message = _without_close(message)
-            await send(message)
+            return send(message)
 
-        await self._middleware(scope, receive, send_last)
+        return self._middleware(scope, receive, send_last)
 
 
 def _without_close(message: Message) -> Message:
