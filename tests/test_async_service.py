@@ -384,7 +384,7 @@ async def test_at_its_time_limit_a_coroutine_is_cancelled_awaited_and_named() ->
         journal.append("next")
 
     playing = await Play(Echo()).started()
-    playing.service.notifier.add(hang, time_limit=0.5)
+    playing.service.notifier.add(hang, time_limit=3.0)
     playing.service.notifier.add(next_one)
     report = await playing.service.stop_async()
     assert journal == ["cleaned up", "next"]

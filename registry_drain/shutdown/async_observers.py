@@ -1,8 +1,8 @@
 """Observers that are coroutines: run in the application's loop, cancelled and awaited at their time limit.
 
 Theory of operation: the stop tells each observer in a thread. For a coroutine, that thread starts a task in the loop
-and waits for it. At the limit the task is cancelled, which asyncio can do and threads cannot, and has what is left of
-the headroom for cleaning up; only one that swallows its cancellation is left behind.
+and waits for it. Shortly before the limit the task is cancelled, which asyncio can do and threads cannot, so that it
+can clean up; only one that swallows its cancellation is left behind.
 """
 
 from __future__ import annotations
@@ -18,7 +18,9 @@ from registry_drain.clock import Deadline
 from registry_drain.errors import ConfigurationError
 from registry_drain.shutdown.observers import ShutdownObserver, TimeLimitError
 
-_CLEAN_UP_LIMIT_S = 0.250
+_CLEAN_UP_LIMIT_S = 1.0
+"""Seconds for one that was cancelled, and a fifth of its time if that is less."""
+_REST_LIMIT_S = 0.250
 
 waited_for_by: ContextVar[frozenset[object]] = ContextVar("registry_drain.waited_for_by", default=frozenset())
 """The stops that wait for the running task: it must not wait for them."""
@@ -81,7 +83,7 @@ class CoroutineRunner:
         for task in self._tasks:
             task.cancel()
         if self._tasks:
-            await asyncio.wait(self._tasks, timeout=_CLEAN_UP_LIMIT_S)
+            await asyncio.wait(self._tasks, timeout=_REST_LIMIT_S)
 
 
 class _Run:
@@ -103,7 +105,8 @@ class _Run:
         self._done = threading.Event()
 
     def result(self, deadline: Deadline) -> object:
-        given = deadline.with_headroom()
+        remaining = deadline.remaining()
+        given = deadline.capped(remaining - min(_CLEAN_UP_LIMIT_S, remaining / 5))
         self._loop.call_soon_threadsafe(self._start, given)
         if not given.wait(self._done):
             self._loop.call_soon_threadsafe(self._cancel)

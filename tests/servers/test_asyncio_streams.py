@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import socket
 import ssl
 import threading
@@ -370,6 +371,47 @@ def test_a_callback_that_is_no_coroutine_is_served_and_cut_off() -> None:
     assert not server.drain(Deadline.after(0.1))
     assert [str(request).partition(" from ")[0] for request in server.cut_off()] == ["stuck"]
     assert cancelled.is_set()
+    client.close()
+
+
+def test_a_client_that_never_pauses_is_left_behind_an_answer() -> None:
+    """It is never quiet, so it is closed right behind an answer."""
+    server = AsyncioServer(by_lines(bytes), "127.0.0.1", 0)
+    client = LineClient(server.start())
+    draining: list[Call[bool]] = []
+
+    def ask_all_the_time() -> None:
+        for turn in itertools.count():
+            client.send(b"more")
+            assert client.receive() == b"more"
+            if turn == 10:
+                draining.append(drained(server))
+
+    with pytest.raises((EOFError, OSError)):  # as the case may be, it has just sent the next one
+        ask_all_the_time()
+    assert draining[0].result(TIMEOUT, "drain")
+    assert server.cut_off() == ()
+    client.close()
+
+
+def test_a_handler_that_is_cut_off_has_a_last_word() -> None:
+    """It is cancelled and awaited, in the application's loop, before its connection is closed."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readline()
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            await asyncio.sleep(0.01)
+            writer.write(b"sorry\n")
+            raise
+
+    server = InApplicationsLoop(AsyncioServer(serve, "127.0.0.1", 0))
+    client = LineClient(server.start())
+    client.send(b"hello")
+    eventually(lambda: server.in_flight.count == 1)
+    assert [request.name for request in server.cut_off()] == ["serve"]
+    assert client.receive() == b"sorry"
     client.close()
 
 
