@@ -134,11 +134,13 @@ def tracked(protocol: Any) -> Any:  # noqa: C901 - a class with short methods
             if may_close:
                 connection.end_request()
                 return
+            if is_draining:
+                # The drain holds back an answer's last segment, for the end of the connection to go with it. Not this
+                # one; and it has to leave before the connection counts as idle, or it would be closed as quiet.
+                connection.cork(is_corked=False)
             connection.boundary = channel.complete
             connection.name = ""
             if is_draining:
-                # The drain holds back an answer's last segment, for the end of the connection to go with it. Not this.
-                connection.cork(is_corked=False)
                 connection.cork(is_corked=True)
 
         def _dispatch_request(self, seq: int, raw_args: Any) -> None:
