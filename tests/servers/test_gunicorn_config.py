@@ -129,8 +129,9 @@ def test_a_worker_and_its_master_see_the_same(board: Board) -> None:
     def work() -> None:
         assert board.phase is Phase.PROPAGATING
         assert board.cut_off_at == 12.5
-        in_flight = SharedInFlight(slot)
+        in_flight = SharedInFlight(board, slot)
         in_flight.begin("GET /a", "10.0.0.1:1")
+        assert in_flight.stop_state.is_delisted
         in_flight.end(in_flight.begin("GET /b"))
         in_flight.begin("GET /health", is_health_check=True)
         slot.be_ready()
@@ -146,9 +147,28 @@ def test_a_worker_and_its_master_see_the_same(board: Board) -> None:
     assert board.last_arrival_at
 
 
+def test_nothing_but_counts_is_written_while_nobody_stops(board: Board) -> None:
+    """And those now and then. When the stop begins what is in flight becomes known, whenever it began."""
+    in_flight = SharedInFlight(board, board.take())
+    key = in_flight.begin("GET /before")
+    in_flight.end(in_flight.begin("GET /over"))
+    in_flight.publish()
+    assert board.requests() == []
+    assert board.total == 2
+    board.publish(Phase.DEREGISTERING, 99.0)
+    in_flight.publish()
+    in_flight.begin("GET /after")
+    assert {each.name for each in board.requests()} == {"GET /before", "GET /after"}
+    assert board.total == 3
+    assert in_flight.stop_state.cut_off_at == 99.0
+    in_flight.end(key)
+    assert [each.name for each in board.requests()] == ["GET /after"]
+
+
 def test_more_requests_than_names(board: Board) -> None:
     """They are counted all the same; long names are cut."""
-    in_flight = SharedInFlight(board.take())
+    board.publish(Phase.DRAINING, 99.0)
+    in_flight = SharedInFlight(board, board.take())
     keys = [in_flight.begin("x" * 500) for _ in range(ENTRIES + 3)]
     assert len(board.requests()) == ENTRIES + 3
     for key in keys:
@@ -160,7 +180,8 @@ def test_more_requests_than_names(board: Board) -> None:
 
 def test_a_name_that_is_learnt_later(board: Board) -> None:
     """It replaces the first one; a health check's arrival is taken back."""
-    in_flight = SharedInFlight(board.take())
+    board.publish(Phase.PROPAGATING, 99.0)
+    in_flight = SharedInFlight(board, board.take())
     key = in_flight.begin("", "10.0.0.1:1")
     in_flight.identify(key, "GET /health", is_health_check=True)
     assert [(each.name, each.peer) for each in board.requests()] == [("GET /health", "10.0.0.1:1")]

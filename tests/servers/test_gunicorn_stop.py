@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.rolling_restart.clients.http import Client
 from tests.servers.gunicorn_bench import LISTED_AND_GONE, Gunicorn, listed_owners, site, stopped
 from tests.support.consul_process import ConsulAgent
 from tests.support.processes import eventually
@@ -62,13 +63,23 @@ def test_gunicorn_alone_loses_requests(tmp_path: Path) -> None:
         assert here.failures()
 
 
-def test_a_second_signal_hurries(tmp_path: Path) -> None:
-    """Nothing is waited for any more, but the registry is left first all the same."""
-    with site(Gunicorn(tmp_path, budget=LONG, settings={"graceful_timeout": 60})) as here:
-        here.gunicorn.process.signal(signal.SIGTERM)
+@pytest.mark.parametrize("kind", ["gthread", "asgi", "uvicorn"])
+def test_a_second_signal_hurries(kind: str, tmp_path: Path) -> None:
+    """Nothing is waited for any more, but the registry is left first all the same.
+
+    From that moment on answers close their connection: what the client sends next goes to somebody else.
+    """
+    gunicorn = Gunicorn(tmp_path, kind, budget=LONG, settings={"graceful_timeout": 60, "keepalive": 30})
+    with site(gunicorn) as here, contextlib.closing(Client(gunicorn.address)) as client:
+        client.call(b"before")
+        assert not client.is_closed()
+        gunicorn.process.signal(signal.SIGTERM)
+        gunicorn.process.wait_output("PROPAGATING")
+        client.call(b"while callers find out")
+        assert client.is_closed()
         eventually(lambda: here.changes() == LISTED_AND_GONE, because="the registry is left")
-        here.gunicorn.process.signal(signal.SIGINT)  # another one: the same again at once is taken for a repetition
-        assert "PROPAGATING: skipped" in here.gunicorn.wait_stopped()
+        gunicorn.process.signal(signal.SIGINT)  # another one: the same again at once is taken for a repetition
+        assert "PROPAGATING: skipped" in gunicorn.wait_stopped()
 
 
 def test_a_third_signal_ends_it(tmp_path: Path) -> None:

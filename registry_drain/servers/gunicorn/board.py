@@ -30,6 +30,7 @@ ENTRIES = 64
 _WORD = 8
 _HEADER_WORDS = 8
 _PHASE, _CUT_OFF_AT = 0, 1
+_SERVING, _DELISTED = Phase.SERVING.value, Phase.PROPAGATING.value
 _SLOT_WORDS = 8
 _TOLD, _READY, _LEFT, _TOTAL, _LAST_ARRIVAL, _UNNAMED = range(6)
 _ENTRY_WORDS = 16
@@ -95,9 +96,9 @@ class WorkerSlot:
     def fill(self, entry: int, started_at: float, name: str, peer: str) -> None:
         """Note that a request is in flight."""
         word = self._at + _SLOT_WORDS + entry * _ENTRY_WORDS
-        text = f"{peer}\0{name}".encode(errors="replace")[:_TEXT_BYTES]
+        text = f"{peer}\0{name}".encode(errors="replace")[: _TEXT_BYTES - 1] + b"\0"
         start = (word + 1) * _WORD
-        self._bytes[start : start + _TEXT_BYTES] = text.ljust(_TEXT_BYTES, b"\0")
+        self._bytes[start : start + len(text)] = text
         self._floats[word] = started_at
 
     def clear(self, entry: int) -> None:
@@ -112,9 +113,10 @@ class WorkerSlot:
             started_at = self._floats[word]
             if started_at:
                 start = (word + 1) * _WORD
-                text = bytes(self._bytes[start : start + _TEXT_BYTES]).rstrip(b"\0").decode(errors="replace")
-                peer, _, name = text.partition("\0")
-                found.append(InFlightRequest(name, peer, started_at, 0))
+                peer, name, *_ = bytes(self._bytes[start : start + _TEXT_BYTES]).split(b"\0")
+                found.append(
+                    InFlightRequest(name.decode(errors="replace"), peer.decode(errors="replace"), started_at, 0)
+                )
         unnamed = self._ints[self._at + _UNNAMED]
         return found + [InFlightRequest("", "", self.last_arrival_at or 0.0, 0)] * unnamed
 
@@ -147,6 +149,11 @@ class Board:
     def phase(self) -> Phase:
         """Where the master's stop is."""
         return Phase(self.ints[_PHASE])
+
+    @property
+    def is_delisted(self) -> bool:
+        """Whether the instance has left its registries."""
+        return bool(self.ints[_PHASE] >= _DELISTED)
 
     @property
     def cut_off_at(self) -> float | None:
@@ -211,47 +218,84 @@ def _latest(*instants: float | None) -> float | None:
 
 
 class SharedInFlight(InFlight):
-    """A worker's requests, which its master can see. Made in the worker; thread-safe there."""
+    """A worker's requests, which its master can see, and the master's stop, which they can. Made in the worker;
+    thread-safe there.
 
-    def __init__(self, slot: WorkerSlot) -> None:
+    While nobody stops, the master needs no names, and counts only now and then: :meth:`publish` writes those, and a
+    request costs nothing beyond what the base class takes. From the beginning of the stop on each request is written.
+    """
+
+    def __init__(self, board: Board, slot: WorkerSlot) -> None:
         """Start empty; ``slot`` is this worker's own."""
         super().__init__()
+        self._board = board
+        self._phases = board.ints
         self._slot = slot
         self._lock = threading.Lock()
         self._free_entries = deque(range(ENTRIES))
-        self._entries: dict[int, tuple[int, float, str]] = {}
+        self._entries: dict[int, int | None] = {}
+        self._is_writing = False
 
     def begin(self, name: str = "", peer: str = "", *, is_health_check: bool = False) -> int:
         """See :meth:`InFlight.begin`."""
         key = super().begin(name, peer, is_health_check=is_health_check)
-        started_at = self.now()
-        with self._lock:
-            if self._free_entries:
-                entry = self._free_entries.popleft()
-                self._entries[key] = (entry, started_at, peer)
-                self._slot.fill(entry, started_at, name, peer)
-            else:
-                self._slot.count_unnamed(1)
-            self._slot.count_arrivals(self.total, self.last_arrival_at)
+        if self._phases[_PHASE] != _SERVING:
+            self.publish()
         return key
 
     def identify(self, key: int, name: str, *, is_health_check: bool = False) -> None:
         """See :meth:`InFlight.identify`."""
         super().identify(key, name, is_health_check=is_health_check)
-        with self._lock:
-            if key in self._entries:
-                entry, started_at, peer = self._entries[key]
-                self._slot.fill(entry, started_at, name, peer)
-            self._slot.count_arrivals(self.total, self.last_arrival_at)
+        if self._is_writing:
+            with self._lock:
+                self._clear(key)
+            self.publish()
 
     def end(self, key: int) -> None:
         """See :meth:`InFlight.end`."""
+        # Removed first, looked at then: publish() says that it writes, and then looks what there is.
+        super().end(key)
+        if self._is_writing:
+            with self._lock:
+                self._clear(key)
+
+    def publish(self) -> None:
+        """Write how many have arrived, and once the stop has begun what is in flight; take over what the stop says.
+
+        To be called some ten times a second, by one thread.
+        """
+        is_stopping = self._phases[_PHASE] != _SERVING
+        if is_stopping:
+            self._copy_stop_state()
+            self._is_writing = True
         with self._lock:
-            was_counted = key in self._active
-            super().end(key)
-            if key in self._entries:
-                entry, _, _ = self._entries.pop(key)
-                self._slot.clear(entry)
-                self._free_entries.append(entry)
-            elif was_counted:
-                self._slot.count_unnamed(-1)
+            self._slot.count_arrivals(self.total, self.last_arrival_at)
+            if is_stopping:
+                for key, record in self._active.copy().items():
+                    if key not in self._entries and key in self._active:
+                        self._write(key, record[0], record[1], record[2])
+
+    def _write(self, key: int, name: str, peer: str, started_at: float) -> None:
+        entry = self._free_entries.popleft() if self._free_entries else None
+        self._entries[key] = entry
+        if entry is None:
+            self._slot.count_unnamed(1)
+        else:
+            self._slot.fill(entry, started_at, name, peer)
+
+    def _clear(self, key: int) -> None:
+        if key not in self._entries:
+            return
+        entry = self._entries.pop(key)
+        if entry is None:
+            self._slot.count_unnamed(-1)
+        else:
+            self._slot.clear(entry)
+            self._free_entries.append(entry)
+
+    def _copy_stop_state(self) -> None:
+        phase, cut_off_at = self._board.phase, self._board.cut_off_at
+        if phase.value > self.stop_state.phase.value:
+            self.stop_state.enter(phase, cut_off_at)
+        elif phase is self.stop_state.phase and cut_off_at is not None and cut_off_at != self.stop_state.cut_off_at:
+            self.stop_state.hurry(cut_off_at)

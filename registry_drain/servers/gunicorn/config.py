@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import os
 from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence
@@ -10,6 +11,7 @@ from typing import Any, ClassVar
 from registry_drain.errors import ConfigurationError
 from registry_drain.registries.base import Registry
 from registry_drain.servers.gunicorn.integration import OURS, Integration, Settings
+from registry_drain.servers.gunicorn.worker import OF_THE_USER
 from registry_drain.shutdown.budget import StopBudget
 from registry_drain.shutdown.events import EventSink, log_event
 from registry_drain.shutdown.observers import ShutdownObserver
@@ -22,6 +24,7 @@ HOOKS = (
     "pre_fork",
     "post_worker_init",
     "pre_request",
+    "post_request",
     "child_exit",
     "on_exit",
 )
@@ -119,6 +122,9 @@ def is_stopping() -> bool:
 def _set_hooks(namespace: MutableMapping[str, Any], ours: Integration) -> None:
     users: dict[str, _Hook] = {name: namespace.get(name) or _nothing for name in HOOKS}
 
+    # It may have two, three or four.
+    parameters = len(inspect.signature(users["post_request"]).parameters) if namespace.get("post_request") else 0
+
     # gunicorn counts the parameters of each, so they are written out.
     def on_starting(server: Any) -> None:
         ours.on_starting(server)
@@ -140,6 +146,10 @@ def _set_hooks(namespace: MutableMapping[str, Any], ours: Integration) -> None:
         users["pre_request"](worker, req)
         ours.pre_request(req)
 
+    def post_request(worker: Any, req: Any, environ: Any, resp: Any) -> None:
+        ours.post_request(req)
+        users["post_request"](*(worker, req, environ, resp)[:parameters])
+
     def child_exit(server: Any, worker: Any) -> None:
         ours.child_exit(worker)
         users["child_exit"](server, worker)
@@ -148,7 +158,17 @@ def _set_hooks(namespace: MutableMapping[str, Any], ours: Integration) -> None:
         ours.on_exit()
         users["on_exit"](server)
 
-    hooks: tuple[_Hook, ...] = (on_starting, when_ready, pre_fork, post_worker_init, pre_request, child_exit, on_exit)
+    hooks: tuple[_Hook, ...] = (
+        on_starting,
+        when_ready,
+        pre_fork,
+        post_worker_init,
+        pre_request,
+        post_request,
+        child_exit,
+        on_exit,
+    )
+    setattr(post_request, OF_THE_USER, namespace.get("post_request"))
     for name, hook in zip(HOOKS, hooks, strict=True):
         setattr(hook, OURS, True)
         namespace[name] = hook

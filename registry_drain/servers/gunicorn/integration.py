@@ -225,9 +225,14 @@ class Integration:
         self._agent.install()
 
     def pre_request(self, request: Any) -> None:
-        """Have gunicorn close the connection behind the answer, if it is time; it drops an application's own header."""
-        if self._agent is not None and self._agent.sends_away and hasattr(request, "must_close"):
-            request.must_close = True
+        """Let the worker's agent see a request."""
+        if self._agent is not None:
+            self._agent.begin(request)
+
+    def post_request(self, request: Any) -> None:
+        """Let it see that the request's answer is written."""
+        if self._agent is not None:
+            self._agent.end(request)
 
 
 _LAST_LINE = "call drain(globals(), ...) in the last line of the configuration, it chains the hooks that stand above it"

@@ -26,13 +26,16 @@ from contextlib import suppress
 from typing import Any
 
 from registry_drain.phases import Phase
+from registry_drain.servers.current_request import TrackedRequest, serving
 from registry_drain.servers.gunicorn.board import Board, SharedInFlight, WorkerSlot
 from registry_drain.servers.gunicorn.gate import Gate, put_behind
 from registry_drain.servers.gunicorn.signals import STOP_SIGNALS
-from registry_drain.servers.http import ASGIMiddleware, WSGIMiddleware
+from registry_drain.servers.http import ASGIMiddleware
 
 logger = logging.getLogger(__name__)
 
+OF_THE_USER = "of_the_user"
+"""An attribute of our ``post_request``: the hook that it chains, or None."""
 ALONE_AFTER = 5.0
 """Seconds after which a signal that no stop of the master followed was meant for the worker alone. Long: the worker
 serves all the while, and a master that is loading an application handles its signals late."""
@@ -63,11 +66,12 @@ class WorkerAgent:
         self._board = board
         self._health_check_paths = health_check_paths
         self._readiness_path = readiness_path
-        self._in_flight = SharedInFlight(slot)
+        self._in_flight = SharedInFlight(board, slot)
         self._gate = Gate()
         self._asked_at: float | None = None
         self._is_alone = False
         self._is_leaving = False
+        self._is_counting = False
         self._leaving: asyncio.Task[None] | None = None
         self._limit = sys.maxsize
         self._linger = min(LINGER, float(worker.cfg.keepalive))
@@ -78,7 +82,7 @@ class WorkerAgent:
         """Whether clients are told to come back on another connection, which somebody else will accept."""
         if self._worker.nr >= self._limit:
             self._begin_to_leave()
-        return self._is_leaving or self._board.phase.value >= Phase.PROPAGATING.value
+        return self._is_leaving or self._board.is_delisted
 
     def install(self) -> None:
         """Do all that there is to do before the worker serves."""
@@ -95,21 +99,52 @@ class WorkerAgent:
             # Told before anybody could listen.
             os.kill(os.getpid(), signal.SIGTERM)
 
+    # --- each request ----------------------------------------------------------------------------------------------
+
+    def begin(self, request: Any) -> None:
+        """Count a request (the ASGI middleware does, where there is one), and close its connection if it is time."""
+        if self.sends_away and hasattr(request, "must_close"):
+            request.must_close = True  # gunicorn drops the application's own header
+        if self._is_counting:
+            address, path = request.peer_addr, request.path
+            peer = f"{address[0]}:{address[1]}" if isinstance(address, tuple) else ""
+            is_health_check = path in self._health_check_paths or path == self._readiness_path
+            key = self._in_flight.begin(f"{request.method} {path}", peer, is_health_check=is_health_check)
+            request.registry_drain = key, serving.set(TrackedRequest(self._in_flight, key))
+
+    def end(self, request: Any) -> None:
+        """Note that its answer is written; in the thread that began it."""
+        held = getattr(request, "registry_drain", None)
+        if held is not None:
+            key, token = held
+            serving.reset(token)
+            self._in_flight.end(key)
+
     # --- worker classes ---------------------------------------------------------------------------------------------
 
     def _install_other(self) -> None:
         """Prepare sync, gthread, and what else runs WSGI applications and has plain signal handlers."""
         worker = self._worker
-        worker.wsgi = WSGIMiddleware(
-            worker.wsgi,
-            self._in_flight,
-            health_check_paths=self._health_check_paths,
-            readiness_path=self._readiness_path,
-            sends_connection_close=False,  # gunicorn drops it; see Integration.pre_request
-        )
+        if self._readiness_path:
+            worker.wsgi = self._answering_readiness(worker.wsgi)
+        self._is_counting = True
         for number in STOP_SIGNALS:
             self._guard(number, signal.getsignal(number))
         self._slot.be_ready()
+
+    def _answering_readiness(self, app: Callable[..., Any]) -> Callable[..., Any]:
+        def application(environ: dict[str, Any], start_response: Callable[..., object]) -> Any:
+            if environ.get("SCRIPT_NAME", "") + environ["PATH_INFO"] != self._readiness_path:
+                return app(environ, start_response)
+            status, body = ("503 Service Unavailable", b"stopping\n") if self._is_stopping else ("200 OK", b"ready\n")
+            start_response(status, [("Content-Type", "text/plain"), ("Content-Length", str(len(body)))])
+            return [body]
+
+        return application
+
+    @property
+    def _is_stopping(self) -> bool:
+        return self._board.phase.is_stopping
 
     def _guard(self, number: int, previous: Any) -> None:
         def handle(signal_number: int, frame: Any) -> None:
@@ -129,6 +164,10 @@ class WorkerAgent:
         """
         worker = self._worker
         worker.asgi = self._asgi_middleware(worker.asgi)
+        # Its middleware counts. With any hook here gunicorn answers a connection's next request only after what the
+        # application does behind its answer.
+        users = getattr(worker.cfg.post_request, OF_THE_USER, None)
+        worker.cfg.set("post_request", users or worker.cfg.settings["post_request"].default)
         self._limit, worker.max_requests = worker.max_requests, sys.maxsize
         # Through the loop: a handler of signal.signal beside one of the loop's does not replace it.
         worker.loop.add_signal_handler(signal.SIGTERM, self._call_if_meant, self._begin_to_leave)
@@ -235,15 +274,11 @@ class WorkerAgent:
         return ends_at if cut_off_at is None else min(ends_at, cut_off_at)
 
     def _follow(self) -> None:
-        """Copy the phase of the stop, and look whether a signal was meant for us alone."""
+        """Tell the master of our requests, learn of its stop, and look whether a signal was meant for us alone."""
         stop_state = self._in_flight.stop_state
         while True:
             self._never.wait(_LOOK_EVERY)
-            phase, cut_off_at = self._board.phase, self._board.cut_off_at
-            if phase.value > stop_state.phase.value:
-                stop_state.enter(phase, cut_off_at)
-            elif cut_off_at is not None and stop_state.cut_off_at != cut_off_at and not self._is_leaving:
-                stop_state.hurry(cut_off_at)
+            self._in_flight.publish()
             if self._gate.is_closed and not stop_state.is_draining:
                 stop_state.enter(Phase.DRAINING, self._goes_at)
             if not self._slot.is_ready and getattr(self._worker, "servers", None):
