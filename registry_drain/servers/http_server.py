@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any
 
 from registry_drain.clock import SYSTEM_CLOCK, Clock
 from registry_drain.errors import ConfigurationError
+from registry_drain.phases import Phase
 from registry_drain.servers.connections import IDLE_QUIET, LINGER, SPREAD, Connection, pending_bytes
 from registry_drain.servers.current_request import name_request
 from registry_drain.servers.http.policy import READY, REFUSAL, STOPPING, RequestPolicy, Verdict
@@ -146,7 +147,8 @@ class _DrainableHandler(BaseHTTPRequestHandler):
 
     def end_headers(self) -> None:
         """End an answer's head, with ``Connection: close`` if that is due."""
-        if self.drained_policy.stop_state.is_delisted:
+        state = self.drained_policy.stop_state
+        if state.phase is not Phase.SERVING and state.is_delisted:  # the first half is cheap, and mostly enough
             headers: list[bytes] = getattr(self, "_headers_buffer", [])
             if _is_final(headers) and not _has_more(self.request.connection, self.rfile):
                 headers[:] = [line for line in headers if not line.lower().startswith(b"connection:")]

@@ -80,7 +80,7 @@ class Tracking:
     async def _serve(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         path = request.path
         policy, state = self._policy, self._state
-        if state.is_stopping or policy.readiness_path:
+        if policy.is_asked:
             answer = self._answer(policy.verdict(path))
             if answer is not None:
                 return answer

@@ -129,7 +129,7 @@ class ASGIMiddleware:
     async def _serve_http(self, scope: Scope, receive: Receive, send: Send) -> None:
         path: str = scope["path"]
         policy, state = self._policy, self._stop_state
-        if state.is_stopping or policy.readiness_path:
+        if policy.is_asked:
             verdict = policy.verdict(path)
             if verdict is Verdict.REFUSE:
                 await answer(scope, receive, send, 503, REFUSAL, retry_after=policy.retry_after)

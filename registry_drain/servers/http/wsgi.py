@@ -82,7 +82,7 @@ class WSGIMiddleware:
         """Serve one request."""
         path = environ.get("SCRIPT_NAME", "") + environ.get("PATH_INFO", "")
         policy = self._policy
-        if self._stop_state.is_stopping or policy.readiness_path:
+        if policy.is_asked:
             verdict = policy.verdict(path)
             if verdict is Verdict.REFUSE:
                 return self._answer(environ, start_response, 503, REFUSAL)
