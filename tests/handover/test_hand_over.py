@@ -147,16 +147,17 @@ def test_a_new_process_that_does_not_become_ready_leaves_the_old_one_serving(
 
 
 def test_a_second_sighup_is_ignored_while_one_is_under_way(tmp_path: Path, unique: str) -> None:
-    """One new process, and a log line for the second signal."""
-    limits = {"ready_within": 3.0}
-    with HandedService(f"local://{tmp_path}/registry", unique, tmp_path, handover=limits) as service:
+    """One new process, and a log line for the second signal; when the new one is killed the old one serves on."""
+    with HandedService(f"local://{tmp_path}/registry", unique, tmp_path, handover=PATIENT) as service:
         service.orders.write_text("hang")
         service.hang_up(service.process.pid)
         [new] = service.wait_for(r"HANGING (\d+)")
         service.hang_up(service.process.pid)
         service.wait_for(rf"(hand-over requested \(SIGHUP\): ignored, one is under way, to pid {new})")
-        service.wait_for(r"(hand-over to pid \d+ failed)")
+        os.kill(int(new), signal.SIGKILL)
+        service.wait_for(rf"(hand-over to pid {new} failed: it was ended by SIGKILL before it was ready)")
         assert service.output().count(": started pid") == 1
+        assert service.serving_pid() == service.process.pid
 
 
 @pytest.mark.parametrize(
