@@ -22,6 +22,7 @@ from thrift.transport.TTransport import TBufferedTransportFactory, TFramedTransp
 from registry_drain import Deadline, open_registry
 from registry_drain.errors import ConfigurationError, ServerError
 from registry_drain.servers.base import DrainableServer
+from registry_drain.servers.listener import listening_sockets
 from registry_drain.servers.thrift_server import ThriftProcessServer, ThriftServer
 from registry_drain.testing.server_contract import ContractClient, ServerContract
 from tests.servers.thrift_echo import EchoClient, EchoProcessor, TlsEchoClient
@@ -180,6 +181,21 @@ def test_more_clients_than_children_wait() -> None:
             second.send(b"second")
             client.close()
             assert second.receive() == b"second"
+
+
+def count_listeners(port: bytes) -> bytes:
+    """Return how many sockets of this process listen there."""
+    found = listening_sockets(int(port))
+    for each in found:
+        each.close()
+    return str(len(found)).encode()
+
+
+def test_a_child_of_one_connection_does_not_keep_the_port() -> None:
+    """Or clients would connect to it, and hang, after all others have gone."""
+    with serving(count_listeners) as (_, client):
+        client.send(str(client.sock.getpeername()[1]).encode())
+        assert client.receive() == b"0"
 
 
 def test_health_checks_are_no_arrivals() -> None:

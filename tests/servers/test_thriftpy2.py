@@ -5,7 +5,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import ssl
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +18,7 @@ import thriftpy2
 from thrift.protocol.TCompactProtocol import TCompactProtocolFactory as ApacheCompact
 from thrift.transport.TTransport import TFramedTransportFactory as ApacheFramed
 from thriftpy2.protocol import TBinaryProtocolFactory, TCompactProtocolFactory, TCyBinaryProtocolFactory
-from thriftpy2.server import TSimpleServer, TThreadedServer
+from thriftpy2.server import TServer, TSimpleServer, TThreadedServer
 from thriftpy2.thrift import TProcessor
 from thriftpy2.transport import (
     TBufferedTransportFactory,
@@ -26,10 +29,12 @@ from thriftpy2.transport import (
     TSSLServerSocket,
 )
 
+from registry_drain.errors import ConfigurationError
 from registry_drain.servers.base import DrainableServer
-from registry_drain.servers.thriftpy2 import Thriftpy2Server
+from registry_drain.servers.thriftpy2 import Thriftpy2AioServer, Thriftpy2Server
 from registry_drain.testing.server_contract import ContractClient, ServerContract
 from tests.servers.thrift_echo import EchoClient, TlsEchoClient
+from tests.support.processes import eventually
 from tests.support.tls_files import TlsFiles
 
 TIMEOUT = 20.0
@@ -118,3 +123,59 @@ class TestThreadedTls(Thriftpy2Contract):
     def connect(self, address: tuple[str, int]) -> ContractClient:
         """Return a client."""
         return TlsEchoClient(address, self._tls.ca, timeout=TIMEOUT)
+
+
+def test_servers_that_cannot_be_drained_are_refused() -> None:
+    """At construction, and in words."""
+    parts: Any = TProcessor(echo_thrift.Echo, Echo(bytes)), TServerSocket("127.0.0.1", 0)
+    with pytest.raises(ConfigurationError, match="TServer cannot be drained"):
+        Thriftpy2Server(TServer(*parts))
+    blocking: Any = TThreadedServer(*parts)
+    with pytest.raises(ConfigurationError, match="is not a TAsyncServer"):
+        Thriftpy2AioServer(blocking)
+
+
+def test_the_users_processor_stays_as_it_is() -> None:
+    """It may serve elsewhere, too: the server gets a copy."""
+    processor = TProcessor(echo_thrift.Echo, Echo(bytes))
+    server = Thriftpy2Server(TThreadedServer(processor, TServerSocket("127.0.0.1", 0)))
+    address = server.start()
+    try:
+        assert vars(processor).keys() == {"_service", "_handler"}
+        with contextlib.closing(EchoClient(address)) as client:
+            client.send(b"hello")
+            assert client.receive() == b"hello"
+        eventually(lambda: server.in_flight.total == 1)
+    finally:
+        server.cut_off()
+
+
+def test_health_checks_are_no_arrivals() -> None:
+    """Their calls are served, and are no sign that callers still know this instance."""
+    bare = TThreadedServer(TProcessor(echo_thrift.Echo, Echo(bytes)), TServerSocket("127.0.0.1", 0))
+    server = Thriftpy2Server(bare, health_check_methods={"call"})
+    address = server.start()
+    try:
+        with contextlib.closing(EchoClient(address)) as client:
+            client.send(b"up?")
+            assert client.receive() == b"up?"
+            assert (server.in_flight.total, server.in_flight.last_arrival_at) == (0, None)
+    finally:
+        server.cut_off()
+
+
+def test_a_missing_thriftpy2_names_the_extra() -> None:
+    """Whoever has not installed it is told what to install."""
+    program = """
+import sys
+sys.modules["thriftpy2"] = None
+from registry_drain.errors import MissingExtraError
+try:
+    import registry_drain.servers.thriftpy2
+except MissingExtraError as error:
+    print(error)
+"""
+    said = subprocess.run(
+        [sys.executable, "-c", program], check=True, capture_output=True, text=True, timeout=60
+    ).stdout
+    assert "pip install 'registry-drain[thriftpy2]'" in said

@@ -66,7 +66,10 @@ class EchoClient:
 
     def send(self, payload: bytes, *, name: str = "call", kind: int = TMessageType.CALL) -> None:
         """Send one request."""
-        _write(self._protocol, name, kind, 0, payload)
+        try:
+            _write(self._protocol, name, kind, 0, payload)
+        except TTransportException as error:
+            raise (error.inner or error) from error
 
     def receive(self) -> bytes:
         """Return the next answer, or raise EOFError."""

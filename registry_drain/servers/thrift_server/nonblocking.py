@@ -47,6 +47,7 @@ from registry_drain.servers.thrift_server.transport import do_nothing, listening
 
 logger = logging.getLogger(__name__)
 
+_FRAME_HEAD = 4
 _OVERTIME_S = 0.050
 """The least that the loop gets to let go of the listener: it never waits for a request."""
 
@@ -271,9 +272,10 @@ class _Tasks(queue.Queue[list[Any]]):
         super().__init__()
         self._begin = begin
 
-    def put(self, item: list[Any], block: bool = True, timeout: float | None = None) -> None:  # noqa: FBT001, FBT002
+    def _put(self, item: list[Any]) -> None:
+        # The queue's own hook, called by put().
         self._begin(item)
-        super().put(item, block, timeout)
+        self.queue.append(item)
 
 
 class _NoListener:
@@ -289,23 +291,6 @@ class _NoListener:
         """Do nothing: the handle is the server's own."""
 
 
-class _CountingSocket:
-    """What a connection reads from and writes to."""
-
-    def __init__(self, sock: socket.socket) -> None:
-        self._sock = sock
-        self.received = 0
-        self.send = sock.send
-        self.fileno = sock.fileno
-        self.setblocking = sock.setblocking
-        self.close = sock.close
-
-    def recv(self, size: int) -> bytes:
-        data = self._sock.recv(size)
-        self.received += len(data)
-        return data
-
-
 class _TrackedConnection(library.Connection):  # type: ignore[misc]  # thrift is not annotated
     """A connection that tells the drain what it does.
 
@@ -316,8 +301,7 @@ class _TrackedConnection(library.Connection):  # type: ignore[misc]  # thrift is
     def __init__(
         self, connection: Any, connections: Connections, loop_thread: threading.Thread, max_frame_size: int
     ) -> None:
-        self._counting = _CountingSocket(connection.socket)
-        super().__init__(self._counting, connection.wake_up, max_frame_size)
+        super().__init__(connection.socket, connection.wake_up, max_frame_size)
         self._plain: socket.socket = connection.socket
         self.tracked = Connection(connections, self._plain)
         self.tracked.thread = self._loop_thread = loop_thread
@@ -331,8 +315,9 @@ class _TrackedConnection(library.Connection):  # type: ignore[misc]  # thrift is
         if tracked.is_half_closed and not tracked.may_serve():
             self._discard()
             return
+        before = len(self._rbuf)
         super().read()
-        tracked.received = self._counting.received
+        tracked.received += self._unserved() - before
 
     def _discard(self) -> None:
         """Read and throw away behind our end, until the client's."""
@@ -356,7 +341,6 @@ class _TrackedConnection(library.Connection):  # type: ignore[misc]  # thrift is
 
     def ready(self, all_ok: bool, message: bytes) -> None:  # noqa: FBT001 - its signature
         """Take a call's answer. In a worker's thread."""
-        serving.set(None)
         if self.status == library.CLOSED:
             return  # It was cut off.
         if all_ok and not message:
@@ -365,10 +349,17 @@ class _TrackedConnection(library.Connection):  # type: ignore[misc]  # thrift is
 
     def _end_request(self) -> None:
         tracked = self.tracked
-        tracked.leftover = len(self._rbuf) + sum(4 + message.len for message in self.received)
+        tracked.leftover = self._unserved()
         tracked.thread = self._loop_thread
         tracked.end_request()
         tracked.is_corked = False
+
+    def _unserved(self) -> int:
+        """Return how many bytes have been read of messages that have not been handed to a worker yet."""
+        unserved = len(self._rbuf)
+        if self.received:
+            unserved += sum(_FRAME_HEAD + message.len for message in self.received)
+        return unserved
 
     def close(self) -> None:
         """Close the socket."""

@@ -55,7 +55,7 @@ class Slot(ctypes.Structure):
         taken: how many connections it took that the parent handed over.
         served: how many requests arrived, health checks not counted.
         arrived_at: when the last of them arrived; 0 before.
-        started_at: when the request in flight began.
+        started_at: when the last health check began; of other requests ``arrived_at`` says it.
         name: its method.
         peer: the client.
     """
@@ -85,19 +85,9 @@ class Slot(ctypes.Structure):
         self.is_busy = 0
         self.is_open = 0
 
-    def begin(self, name: str, *, is_health_check: bool) -> None:
-        """Note that a request has arrived."""
-        now = time.monotonic()
+    def rename(self, name: str) -> None:
+        """Say which method is being served."""
         self.name = name.encode()[: _NAME_SIZE - 1]
-        self.started_at = now
-        if not is_health_check:
-            self.arrived_at = now
-            self.served += 1
-        self.is_busy = 1
-
-    def end(self) -> None:
-        """Note that it has been answered."""
-        self.is_busy = 0
 
     def free(self) -> None:
         """Note that the child has gone; what it counted stays."""
@@ -111,7 +101,7 @@ class Slot(ctypes.Structure):
         return InFlightRequest(
             bytes(self.name).decode(errors="replace") or "(unnamed)",
             bytes(self.peer).decode(errors="replace"),
-            self.started_at,
+            max(self.started_at, self.arrived_at),
             # A child serves in its main thread. Elsewhere its thread's number may well be one of ours, too.
             (threading.main_thread().ident or 0) if is_here else 0,
         )

@@ -84,11 +84,25 @@ class _SharedTracking(Tracking):
     def read_header_of(self, protocol: Any, connection: Connection) -> ReadHeader:
         read_header = super().read_header_of(protocol, connection)
         slot = self.slot
+        served, last_name = slot.served, None
+        now = time.monotonic
 
+        # On the path of every request, hence spelled out: each line writes to shared memory.
         def read_and_tell() -> Header:
-            slot.end()
+            nonlocal served, last_name
+            slot.is_busy = 0
             header = read_header()
-            slot.begin(header[0], is_health_check=self.is_health_check(header[0]))
+            name = header[0]
+            if name != last_name:
+                last_name = name
+                slot.rename(name)
+            if self.is_health_check(name):
+                slot.started_at = now()
+            else:
+                slot.arrived_at = now()
+                served += 1
+                slot.served = served
+            slot.is_busy = 1
             return header
 
         return read_and_tell
@@ -361,8 +375,7 @@ class Supervisor:
     def _cut_off(self) -> None:
         slot = self._tracking.slot
         for request in self._connections.cut_off():
-            slot.name = request.name.encode()[:100]
-            slot.started_at = request.started_at
+            slot.rename(request.name)
             slot.is_cut = 1
         _exit()
 
