@@ -1,4 +1,7 @@
-"""gRPC's own client, one channel with a connection of its own, and without retries, which would hide what is lost."""
+"""gRPC's own client, one channel with a connection of its own, and without a retry policy, which would hide losses.
+
+What a GOAWAY says that the server has never seen, the client sends again by itself, as every gRPC client does.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ TIMEOUT_S = 10.0
 METHOD = "/echo.Echo/Call"
 
 _READY, _FAILED = grpc.ChannelConnectivity.READY.value[0], grpc.ChannelConnectivity.TRANSIENT_FAILURE.value[0]
-_OPTIONS = [("grpc.use_local_subchannel_pool", 1), ("grpc.enable_retries", 0)]
+_OPTIONS = [("grpc.use_local_subchannel_pool", 1)]
 
 
 class Client:

@@ -95,6 +95,8 @@ class RpycServer(BlockingServerAdapter):
         if isinstance(server, ThreadPoolServer):
             self._serve_batch = server._serve_requests  # noqa: SLF001
             server._serve_requests = self._serve_pooled  # noqa: SLF001
+            self._wait_for_more = server._add_inactive_connection  # noqa: SLF001
+            server._add_inactive_connection = self._wait_pooled  # noqa: SLF001
         else:
             server._authenticate_and_serve_client = self._serve_connection  # noqa: SLF001
         if isinstance(server, OneShotServer):
@@ -155,15 +157,27 @@ class RpycServer(BlockingServerAdapter):
 
     def _serve_pooled(self, descriptor: int) -> None:
         """Serve what has come on one connection of the pool, in a worker."""
-        protocol = self._server.fd_to_conn.get(descriptor)
-        connection = getattr(protocol, "drained", None)
+        connection = self._pooled(descriptor)
         if connection is None:
             return  # dropped meanwhile
         connection.thread = threading.current_thread()
-        try:
-            self._serve_batch(descriptor)
-        finally:
+        # Busy before anything is read: what has waited for the polling thread's next look is not new, and while it is
+        # being read nothing else would tell that the connection is not quiet.
+        connection.is_waiting = False
+        self._serve_batch(descriptor)
+
+    def _wait_pooled(self, descriptor: int) -> None:
+        """Have the polling thread wait for more."""
+        connection = self._pooled(descriptor)
+        if connection is not None:
+            # Before it can come to the next worker.
             connection.thread = self._server.polling_thread
+            connection.is_waiting = True
+        self._wait_for_more(descriptor)
+
+    def _pooled(self, descriptor: int) -> Connection | None:
+        connection: Connection | None = getattr(self._server.fd_to_conn.get(descriptor), "drained", None)
+        return connection
 
     def cut_off(self) -> tuple[InFlightRequest, ...]:
         """Shut what is left, end the threads, call ``close()``. See :meth:`DrainableServer.cut_off`."""
