@@ -36,8 +36,9 @@ STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 """What the servers handle."""
 
 _CANNOT = (
-    "the server that runs this application handles no stop signal in this process, so it cannot be drained from here: "
-    "start hypercorn with --workers 0, or run the server by its adapter (registry_drain.servers)"
+    "the server that runs this application shows no handler of stop signals in this process, so it cannot be drained from"
+    " here: start hypercorn with --workers 0, granian with --loop asyncio, or run the server by its adapter"
+    " (registry_drain.servers)"
 )
 
 
