@@ -47,9 +47,12 @@ def test_ctrl_c(tmp_path: Path) -> None:
 
 def test_real_consul(tmp_path: Path, unique: str, consul_agent: ConsulAgent) -> None:
     """The same with Consul, whose heartbeat thread lives in the master: forked workers have none of it."""
-    gunicorn = Gunicorn(tmp_path, registry_url=consul_agent.url, service=unique, settings={"max_requests": 100})
+    gunicorn = Gunicorn(tmp_path, registry_url=consul_agent.url, service=unique)
     with site(gunicorn) as here:
-        here.wait_answered(200)
+        before = gunicorn.children()
+        gunicorn.process.signal(signal.SIGHUP)
+        eventually(lambda: not before & gunicorn.children(), timeout=40, because="the workers are replaced")
+        here.wait_answered()
         gunicorn.signal_group(signal.SIGTERM)
         stopped(here)
         assert listed_owners(gunicorn) == []

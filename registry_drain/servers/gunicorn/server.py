@@ -102,18 +102,16 @@ class GunicornServer:
     def close_listener(self, deadline: Deadline) -> ListenerClosure:
         """Hold new connections off, let the workers empty the backlog, tell them to go; see :class:`DrainableServer`.
 
-        If the workers are too busy to empty it in time, :meth:`drain` goes on with that.
+        If the workers are too busy to empty it in time they go on serving, and :meth:`drain` goes on with this.
         """
         with self._lock:
             self._is_stopping.set()
             if self._closure is None:
                 self._seal()
-                is_clean = self._go(deadline)
-                methods = dict.fromkeys(held.method for held in self._held)
-                method = ", ".join(methods) or (
-                    "left to the other listener" if self.is_shared else "closed by gunicorn"
-                )
-                self._closure = ListenerClosure(method, is_clean=is_clean)
+                self._go(deadline)
+                methods = ", ".join(dict.fromkeys(held.method for held in self._held))
+                otherwise = "left to who else listens" if self.is_shared else "closed by gunicorn"
+                self._closure = ListenerClosure(methods or otherwise)
             return self._closure
 
     def drain(self, deadline: Deadline) -> bool:
@@ -121,13 +119,13 @@ class GunicornServer:
         self._in_flight.stop_state.enter(Phase.DRAINING, deadline.at)
         self.close_listener(deadline)
         with self._lock:
-            self._go(deadline)
+            is_empty = self._go(deadline)
         while self._arbiter.WORKERS:
             if deadline.is_past:
                 return False
             deadline.clock.wait(self._never, min(_LOOK_EVERY, deadline.remaining()))
         self._shut()
-        return True
+        return is_empty
 
     def cut_off(self) -> tuple[InFlightRequest, ...]:
         """Kill the workers that are left, and say what they served; see :class:`DrainableServer`."""
