@@ -207,8 +207,8 @@ class AsyncioServer:
     ) -> ListenerClosure:
         """Close the listener of a Unix socket.
 
-        It is shut as soon as nothing waits, and not before: asyncio would not stop accepting from one that is shut.
-        What comes in the moment between is accepted here.
+        It is shut as soon as nothing waits, and not before: one that is shut looks readable for ever, so that nobody
+        could tell when it is empty, and the loop would not rest. What comes in the moment between is accepted here.
         """
         loop = asyncio.get_running_loop()
         poller = select.poll()
