@@ -106,6 +106,10 @@ class RpycServer(BlockingServerAdapter):
     def _accept(self) -> Accepted:
         sock, _ = self._server.listener.accept()
         sock.settimeout(None)
+        # An answer that the kernel kept until an earlier one is acknowledged (Nagle) would be corked when the drain
+        # begins, and the client would wait for it until its connection is closed as idle. Unix sockets have none.
+        with suppress(OSError):
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         connection = Connection(self._connections, sock)
         # Always: its thread, or a pool's polling thread, waits for messages, or has read what it serves.
         connection.is_waiting = True
