@@ -102,7 +102,9 @@ class _DrainableHandler(BaseHTTPRequestHandler):
     def handle_one_request(self) -> None:
         """Serve one request, and say where it ends."""
         connection: Connection = self.request.connection
-        connection.is_marked = True  # Nothing is to be guessed: Expect: 100-continue reads again after having written.
+        if not connection.is_marked:
+            connection.is_marked = True  # Nothing is to be guessed: Expect: 100-continue reads on behind what it wrote.
+            self.request.guess_no_more()
         super().handle_one_request()
         connection.leftover = _read_ahead(self.rfile, connection)
         connection.end_request()
@@ -177,6 +179,11 @@ def _named_dispatch(dispatch: Callable[[str, Any], Any], method: str, params: An
 
 class _HttpSocket(TrackedSocket):
     """The handler's socket: cheaper than one that has to guess, since handlers of ours say where a request ends."""
+
+    def guess_no_more(self) -> None:
+        """Let the handler write without anybody noting that it did; what is noted there serves only to guess."""
+        self.send = super(TrackedSocket, self).send  # type: ignore[method-assign]
+        self.sendall = super(TrackedSocket, self).sendall  # type: ignore[method-assign]
 
     def makefile(self, mode: str = "r", buffering: int | None = None, **text: Any) -> Any:
         """Make a file; the handler's ``rfile`` is the interpreter's own reader, around a :class:`_Raw`."""
