@@ -155,7 +155,9 @@ class Connections:
         for connection in self._open.copy():
             if connection.when_draining is not None:
                 connection.when_draining()
-            connection.cork(is_corked=True)
+            # One that was never served may be shaking hands for TLS, which the cork would hold up for 200 ms.
+            if connection.served:
+                connection.cork(is_corked=True)
         look_at = 0.0
         pace = Pace(len(self._open), self._spread, deadline, self.stop_state)
         while self._open:

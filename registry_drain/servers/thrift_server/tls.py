@@ -22,6 +22,7 @@ from thrift.transport.TSSLSocket import TSSLServerSocket
 from thrift.transport.TTransport import TTransportException
 
 from registry_drain.servers.connections import Connection
+from registry_drain.servers.connections.handshake import shake_hands_first
 
 logger = logging.getLogger(__name__)
 
@@ -78,7 +79,9 @@ def read_behind_handshake(
 
     def read(size: int) -> bytes:
         try:
-            shake_hands()
+            shake_hands_first(connection, shake_hands)
+        except EOFError as error:
+            raise TTransportException(TTransportException.END_OF_FILE, str(error)) from error
         except Exception as error:
             # Also what a validation callback raises. A client that the drain closed meanwhile is no news.
             if not connection.is_half_closed:

@@ -204,6 +204,7 @@ class Thriftpy2AioServer:
         connection = Connection(self._connections, sock)
         connection.is_timed = bool(self._health_check_methods) or not connection.has_kernel_times
         connection.thread = self._loop_thread
+        connection.is_sure = self._trans.ssl_context is None  # Its handshake may take its time.
         connection.is_waiting = True  # Nobody sleeps in a read: whether it is busy, the bytes tell.
         self._connections.add(connection)
         loop.call_soon_threadsafe(self._begin_to_serve, connection)
@@ -301,7 +302,7 @@ class _CountingReader(asyncio.StreamReader):
         super().__init__()
         self._connection = connection
 
-    def feed_data(self, data: bytes) -> None:
+    def feed_data(self, data: Any) -> None:
         connection = self._connection
         connection.received += len(data)
         if connection.is_half_closed and not connection.may_serve():
@@ -310,7 +311,7 @@ class _CountingReader(asyncio.StreamReader):
         super().feed_data(data)
 
 
-class _TrackedStream(StreamHandler):  # type: ignore[misc]  # thriftpy2 does not annotate it
+class _TrackedStream(StreamHandler):
     """What the transports read from and write to.
 
     Attributes:
@@ -319,12 +320,12 @@ class _TrackedStream(StreamHandler):  # type: ignore[misc]  # thriftpy2 does not
     """
 
     def __init__(self, connection: Connection, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        super().__init__(reader, writer)
+        super().__init__(reader, writer)  # type: ignore[no-untyped-call]
         self.connection = connection
         self.given = 0
 
     async def read(self, size: int) -> bytes:
-        data: bytes = await super().read(size)
+        data: bytes = await super().read(size)  # type: ignore[no-untyped-call]
         self.given += len(data)
         return data
 

@@ -17,6 +17,7 @@ Sources: ``thriftpy2/server.py``, ``thriftpy2/transport/socket.py``, ``sslsocket
 
 from __future__ import annotations
 
+import logging
 import socket
 import ssl
 import threading
@@ -25,12 +26,13 @@ from contextvars import ContextVar
 from typing import Any
 
 from thriftpy2.server import TServer, TSimpleServer, TThreadedServer
-from thriftpy2.transport import TSSLServerSocket
+from thriftpy2.transport import TSSLServerSocket, TTransportException
 
 from registry_drain.clock import SYSTEM_CLOCK, Clock
 from registry_drain.errors import ConfigurationError
 from registry_drain.servers.connections import IDLE_QUIET, Connection
 from registry_drain.servers.connections.adapter import BlockingServerAdapter
+from registry_drain.servers.connections.handshake import shake_hands_first
 from registry_drain.servers.current_request import serving
 from registry_drain.servers.listener import DrainableListener
 from registry_drain.servers.thriftpy2.boundaries import (
@@ -39,6 +41,8 @@ from registry_drain.servers.thriftpy2.boundaries import (
     hooked_processor,
     note_request,
 )
+
+logger = logging.getLogger(__name__)
 
 
 class Thriftpy2Server(BlockingServerAdapter):
@@ -110,7 +114,10 @@ class Thriftpy2Server(BlockingServerAdapter):
         connection = Connection(self._connections, client.sock)
         connection.is_timed = bool(self._health_check_methods) or not connection.has_kernel_times
         self._connections.add(connection)
-        reader = BlockingReader(connection, client.read)
+        receive: Callable[[int], bytes] = client.read
+        if isinstance(client.sock, ssl.SSLSocket):
+            receive = _read_behind_handshake(client, connection)
+        reader = BlockingReader(connection, receive)
         close: Callable[[], None] = client.close
 
         def close_connection() -> None:
@@ -173,6 +180,26 @@ class _BindingTransportFactory:
             serving.set(reader.connection)
         _reader.set(reader)
         return transport
+
+
+def _read_behind_handshake(client: Any, connection: Connection) -> Callable[[int], bytes]:
+    """Return a ``read`` that shakes hands once, and then reads as the client does."""
+    read_as_before: Callable[[int], bytes] = client.read
+    is_secured = False
+
+    def read(size: int) -> bytes:
+        nonlocal is_secured
+        if not is_secured:
+            try:
+                shake_hands_first(connection, client.sock.do_handshake)
+            except (EOFError, OSError) as error:
+                if not (connection.is_half_closed or isinstance(error, EOFError)):
+                    logger.warning("no TLS with %s: %s", connection.peer, error)
+                raise TTransportException(TTransportException.END_OF_FILE, f"no TLS: {error}") from error
+            is_secured = True
+        return read_as_before(size)
+
+    return read
 
 
 class _WithoutHandshake:
