@@ -36,8 +36,8 @@ STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 """What the servers handle."""
 
 _CANNOT = (
-    "the server that runs this application shows no handler of stop signals in this process, so it cannot be drained from"
-    " here: start hypercorn with --workers 0, granian with --loop asyncio, or run the server by its adapter"
+    "the server that runs this application shows no handler of stop signals in this process, so it cannot be drained"
+    " from here: start hypercorn with --workers 0, granian with --loop asyncio, or run the server by its adapter"
     " (registry_drain.servers)"
 )
 

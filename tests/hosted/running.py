@@ -16,7 +16,9 @@ from registry_drain.registries.base import RegistryEntry
 from tests.support.processes import REPOSITORY, ManagedProcess, eventually, free_port
 
 _APP = "tests.hosted.service_app:new_app"
-PATIENCE = 30.0
+PATIENCE = 60.0
+_PATIENT = ["--timeout-worker-healthcheck", "60"]
+"""On a machine that is busy enough uvicorn takes a worker for hung after 5 s, and gives up a restart."""
 
 
 class HostedService:
@@ -29,7 +31,7 @@ class HostedService:
         self.gate = directory / "gate"
         command = {
             "uvicorn": ["uvicorn", "--factory", _APP, "--port", str(self.port)],
-            "uvicorn-workers": ["uvicorn", "--factory", _APP, "--port", str(self.port), "--workers", "2"],
+            "uvicorn-workers": ["uvicorn", "--factory", _APP, "--port", str(self.port), "--workers", "2", *_PATIENT],
             "granian": ["granian", "--interface", "asgi", "--factory", _APP, "--port", str(self.port)],
             "granian-workers": [
                 *("granian", "--interface", "asgi", "--factory", _APP, "--port", str(self.port), "--workers", "2")

@@ -12,6 +12,9 @@ from benchmarks.rolling_restart.clients.http import Client
 from tests.hosted.running import PATIENCE, Callers, HostedService
 from tests.support.processes import eventually
 
+LAME_DUCK = 0.25
+"""Seconds; the floor of the budget, less what two threads need to notice."""
+
 
 @pytest.mark.parametrize(
     ("kind", "to_group", "status"),
@@ -42,7 +45,7 @@ def test_a_stop_fails_no_request(kind: str, to_group: bool, status: int, tmp_pat
         assert callers.failures == []
         assert callers.unlisted_at is not None
         assert callers.refused_at is not None
-        assert callers.unlisted_at < callers.refused_at, "it leaves the registry first"
+        assert callers.refused_at - callers.unlisted_at > LAME_DUCK, "callers have time to notice that it is unlisted"
         output = service.process.output()
         assert output.count("stopped (SIGTERM)") == workers, output
         assert "INCOMPLETE" not in output

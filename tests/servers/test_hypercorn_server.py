@@ -28,6 +28,7 @@ def new_config() -> Config:
     config = Config()
     config.bind = ["127.0.0.1:0"]
     config.accesslog = config.errorlog = None
+    config.keep_alive_timeout = 3600  # what closes idle connections is the drain
     return config
 
 

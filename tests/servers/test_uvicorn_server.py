@@ -40,10 +40,8 @@ class TestUvicornH11(ServerContract):
 
     def new_server(self, serve: Callable[[bytes], bytes]) -> DrainableServer:
         """Return the adapter around the echo."""
-        config = uvicorn.Config(
-            echo_app(serve), host="127.0.0.1", port=0, http=self.http, log_config=None, access_log=False
-        )
-        return UvicornServer(config)
+        # With a keep-alive timeout that does nothing: what closes idle connections is the drain.
+        return new_server(echo_app(serve), http=self.http, access_log=False, timeout_keep_alive=3600)
 
     def connect(self, address: tuple[str, int]) -> Client:
         """Return a persistent HTTP connection."""

@@ -76,7 +76,8 @@ def is_closing(connection: TCPServer) -> bool:
 
 async def say_goodbye(protocol: Any) -> bool:
     """Send GOAWAY if this is HTTP/2 with no stream open, and was not told yet; return whether it was sent."""
-    if not isinstance(protocol, H2Protocol) or protocol.streams or has_more(protocol) or is_told(protocol):
+    # Unread bytes are no reason to wait: acknowledgements mostly, and a stream among them is its client's to repeat.
+    if not isinstance(protocol, H2Protocol) or protocol.streams or is_told(protocol):
         return False
     handle = protocol.handle
 
