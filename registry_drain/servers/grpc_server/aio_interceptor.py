@@ -96,6 +96,14 @@ class AioDrainInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # 
         return generate
 
     def _awaiting(self, behavior: Callable[..., Any], name: str, *, is_stream: bool) -> Callable[..., Any]:
+        if not is_stream or self.calls.end_streams_after is None:
+
+            async def await_answer(request: Any, context: Any) -> Any:
+                with self._counted(name, context):
+                    return await behavior(request, context)
+
+            return await_answer
+
         async def answer(request: Any, context: Any) -> Any:
             with self._counted(name, context):
                 ending = _Ending(self.calls, is_stream=is_stream)

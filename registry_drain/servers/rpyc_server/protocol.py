@@ -20,7 +20,6 @@ Sources: ``rpyc/core/protocol.py``, ``rpyc/core/channel.py`` and ``rpyc/core/str
 from __future__ import annotations
 
 import threading
-from contextlib import suppress
 from typing import Any
 
 from rpyc.core import Channel, SocketStream, consts
@@ -84,12 +83,13 @@ def label_of(local_objects: Any, handler: int, boxed: Any) -> str:
     What the client has sent may be of any form; RPyC answers it.
     """
     name = ""
-    if handler == consts.HANDLE_CALL:
-        with suppress(Exception):
+    try:
+        if handler == consts.HANDLE_CALL:
             name = getattr(local_objects[boxed[1][0][1]], "__name__", "")
-    elif handler == consts.HANDLE_CALLATTR:
-        with suppress(Exception):
+        elif handler == consts.HANDLE_CALLATTR:
             name = boxed[1][1][1]
+    except Exception:  # noqa: BLE001, S110 - as said
+        pass
     return str(name).removeprefix("exposed_") or _NAMES.get(handler, str(handler))
 
 
