@@ -329,10 +329,12 @@ class Connection:
         if info.arrived == self.received:
             return quiet_ms >= seconds * 1000
         # Either they are on their way to the serving thread, or it reads in a way that is not counted (TLS, os.read).
-        return quiet_ms >= max(seconds, UNSURE_QUIET) * 1000 and not pending_bytes(self.sock)
+        # What has waited for long, in a backlog, may have been read this moment: the thread gets the time to say so.
+        unsure = max(seconds, UNSURE_QUIET)
+        return self._has_been_quiet(unsure) and quiet_ms >= unsure * 1000
 
     def _has_been_quiet(self, seconds: float) -> bool:
-        # Without TCP_INFO: nothing waits in the kernel, and nothing has been read since we first looked.
+        # Nothing waits in the kernel, and nothing has been read since we first looked. All there is without TCP_INFO.
         now = time.monotonic()
         if pending_bytes(self.sock) or self._quiet_since is None or self._quiet_since[0] != self.received:
             self._quiet_since = (self.received, now)
