@@ -9,6 +9,7 @@ shutdown.
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import contextlib
 import os
 import select
@@ -37,6 +38,8 @@ _LINGER = 0.25
 """Seconds between a connection and its first request that a server not known from inside is made to wait."""
 _CUT_OFF_LIMIT = 0.4
 _OVERTIME_S = 0.05
+_TIMEOUTS = (TimeoutError, asyncio.TimeoutError, concurrent.futures.TimeoutError)
+"""One and the same from Python 3.11 on."""
 
 
 class HostedServer:
@@ -130,7 +133,7 @@ class HostedServer:
         if self.has_stopped.is_set():
             return True
         draining = asyncio.run_coroutine_threadsafe(running.drain(deadline), self._loop)
-        with contextlib.suppress(TimeoutError, asyncio.TimeoutError):
+        with contextlib.suppress(*_TIMEOUTS):
             return draining.result(deadline.remaining() + _OVERTIME_S)
         draining.cancel()
         return False
@@ -142,7 +145,7 @@ class HostedServer:
         try:
             if cut or self._running is not None:
                 work = self._running.cut_off() if self._running is not None else self._middleware.cut_off()
-                with contextlib.suppress(TimeoutError, RuntimeError):
+                with contextlib.suppress(*_TIMEOUTS, RuntimeError):
                     cut = asyncio.run_coroutine_threadsafe(work, self._loop).result(_CUT_OFF_LIMIT)
         finally:
             self.is_drained.set()
