@@ -15,6 +15,8 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import os
+import signal
 import socket
 import statistics
 import subprocess
@@ -94,7 +96,8 @@ class GunicornProcess:
             [
                 *(sys.executable, "-W", "ignore::DeprecationWarning", "-m", "gunicorn"),
                 *("-c", str(configuration), f"benchmarks.gunicorn_overhead:{app}"),
-            ]
+            ],
+            start_new_session=True,
         )
         self._keeps_connections = kind != "sync"
         self._clients: list[socket.socket] = []
@@ -124,7 +127,8 @@ class GunicornProcess:
         """End it."""
         for client in self._clients:
             client.close()
-        self._process.kill()
+        # The group: uvicorn's workers do not look whether their master is still there.
+        os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
 
     def run_batch(self, calls: int = CALLS) -> float:
