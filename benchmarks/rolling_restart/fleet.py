@@ -23,6 +23,8 @@ from benchmarks.rolling_restart.subject import HOST
 START_LIMIT_S = 30.0
 STOP_LIMIT_S = 25.0
 """Seconds; more than any subject's own grace period. What is still there then is killed, and the table says so."""
+_ORPHAN_AFTER_S = 1.0
+"""Seconds for helpers of the process (multiprocessing's resource tracker) to notice that it has ended."""
 SIZE = 2
 
 
@@ -83,19 +85,30 @@ class _Instance:
         if self._process.poll() is None:
             self._process.kill()
         status = self._process.wait()
-        return Stop(began_at, ended_at, status, self.end())
+        return Stop(began_at, ended_at, status, self.end(_ORPHAN_AFTER_S))
 
-    def end(self) -> bool:
-        """End whatever is left of the group; return whether there was anything."""
-        has_left = True
-        try:
+    def end(self, patience: float = 0.0) -> bool:
+        """End whatever is left of the group after ``patience`` seconds; return whether there was anything."""
+        ends_at = time.monotonic() + patience
+        while (has_left := _runs(self._process.pid)) and time.monotonic() < ends_at:
+            time.sleep(0.01)
+        with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            has_left = False
         self._process.wait()
         if self._process.stdout is not None:
             self._process.stdout.close()
         return has_left
+
+
+def _runs(group: int) -> bool:
+    """Return whether any process of ``group`` runs; one that has ended and waits to be reaped does not."""
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            # proc(5): pid, (name, which may hold anything), state, parent, group.
+            state, _, its_group = stat.read_text(errors="replace").rpartition(")")[2].split()[:3]
+            if int(its_group) == group and state not in "ZX":
+                return True
+    return False
 
 
 class Fleet:
