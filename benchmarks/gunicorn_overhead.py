@@ -147,9 +147,8 @@ class GunicornProcess:
                     if not chunk:
                         raise ConnectionError("gunicorn hung up")
                     answer += chunk
-            if not self._keeps_connections:
-                for client in clients:
-                    client.close()
+                if not self._keeps_connections:
+                    client.close()  # before the next one is looked at: the worker waits for that
         return time.perf_counter() - began_at
 
 
