@@ -77,7 +77,10 @@ test-py-consul: $(PY_CONSUL)/.installed servers ## whatever concerns Consul and 
 # clocks and sockets, so they run side by side; what is sensitive to a busy machine is marked slow, and runs on the main
 # Python only.
 test-pythons: $(STAMP) ## the suite without servers, on every other Python 3.10 to 3.13 found
-	@main=$$($(BIN)/python -c 'import sys; print(sys.version_info[:2])'); failed=; runs=; \
+	@# With job control (-m) they have process groups of their own: without, a shell lets them ignore Ctrl-C, and the
+	@# tests of signals with them.
+	@set -m; trap 'kill $$(jobs -p) 2>/dev/null || true' EXIT; \
+	main=$$($(BIN)/python -c 'import sys; print(sys.version_info[:2])'); failed=; runs=; \
 	for python in $$(.ci/pythons); do \
 		if [ "$$($$python -c 'import sys; print(sys.version_info[:2])')" != "$$main" ]; then \
 			version=$$($$python -c 'import sys; print("%d.%d" % sys.version_info[:2])'); \
