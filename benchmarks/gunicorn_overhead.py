@@ -87,7 +87,7 @@ class GunicornProcess:
         ]
         if is_drained:
             lines += [
-                "from registry_drain.servers.gunicorn import drain",
+                "from registry_drain.hosted.gunicorn import drain",
                 f"drain(globals(), registry='local://{directory}/registry', service='bench')",
             ]
         configuration = directory / f"{kind}-{is_drained}.conf.py"

@@ -4,6 +4,7 @@ The map of the house, from the outside in:
 
 - :mod:`registry_drain.service`: :func:`serve` and :class:`Service` join a server, its registries and its stop;
   :mod:`registry_drain.async_service`: :func:`serve_async` and :class:`AsyncService` for asyncio applications.
+- :mod:`registry_drain.hosted`: services whose process is a server's own command line: gunicorn, ``uvicorn app:app``.
 - :mod:`registry_drain.handover`: restarting by handing sockets and registrations to a new process.
 - :mod:`registry_drain.shutdown`: the stop: phases, budget, observers, report, signals. Knows no registry and no server.
 - :mod:`registry_drain.registries`: where instances are listed: Consul, ZooKeeper, a local directory; by URL.

@@ -12,7 +12,7 @@ from gunicorn.app.base import BaseApplication  # type: ignore[import-untyped]
 
 from benchmarks.rolling_restart import subject
 from registry_drain import Deadline, open_registry
-from registry_drain.servers.gunicorn import drain
+from registry_drain.hosted.gunicorn import drain
 
 
 def wsgi(environ: dict[str, Any], start_response: Callable[..., object]) -> Iterable[bytes]:

@@ -14,7 +14,7 @@ import logging
 import os
 
 from registry_drain import StopBudget
-from registry_drain.servers.gunicorn import drain
+from registry_drain.hosted.gunicorn import drain
 
 logging.basicConfig(level=logging.INFO)
 

@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequenc
 from typing import Any, ClassVar
 
 from registry_drain.errors import ConfigurationError
+from registry_drain.hosted.gunicorn.integration import OURS, Integration, Settings
+from registry_drain.hosted.gunicorn.worker import OF_THE_USER
 from registry_drain.registries.base import Registry
-from registry_drain.servers.gunicorn.integration import OURS, Integration, Settings
-from registry_drain.servers.gunicorn.worker import OF_THE_USER
 from registry_drain.shutdown.budget import StopBudget
 from registry_drain.shutdown.events import EventSink, log_event
 from registry_drain.shutdown.observers import ShutdownObserver
@@ -60,7 +60,7 @@ def drain(
     ::
 
         # gunicorn.conf.py
-        from registry_drain.servers.gunicorn import drain
+        from registry_drain.hosted.gunicorn import drain
 
         drain(globals(), registry="consul://localhost:8500", service="web", address="10.0.0.5")
 

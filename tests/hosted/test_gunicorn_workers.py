@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.servers.gunicorn_bench import (
+from tests.hosted.gunicorn_bench import (
     LISTED_AND_GONE,
     LISTED_ONCE,
     WORKERS,
@@ -54,7 +54,7 @@ def test_recycling(kind: str, tmp_path: Path) -> None:
 
 def test_a_worker_is_signalled_alone(tmp_path: Path) -> None:
     """No stop of the master follows, so it is obeyed after a while; it serves until then."""
-    head = "import registry_drain.servers.gunicorn.worker as worker_agent\nworker_agent.ALONE_AFTER = 0.5"
+    head = "import registry_drain.hosted.gunicorn.worker as worker_agent\nworker_agent.ALONE_AFTER = 0.5"
     with site(Gunicorn(tmp_path, head=head)) as here:
         chosen = min(here.gunicorn.children())
         os.kill(chosen, signal.SIGTERM)

@@ -36,7 +36,7 @@ _HEAD = """
 import logging
 logging.basicConfig(level=logging.INFO)
 from registry_drain import StopBudget
-from registry_drain.servers.gunicorn import drain
+from registry_drain.hosted.gunicorn import drain
 """
 _NAIVE = """
 from registry_drain import Deadline, ServiceInstance, open_registry
@@ -106,7 +106,7 @@ class Gunicorn:
             "gunicorn",
             "-c",
             str(self.configuration),
-            f"tests.servers.gunicorn_apps:{app}",
+            f"tests.hosted.gunicorn_apps:{app}",
             log=directory / "gunicorn.log",
         )
 

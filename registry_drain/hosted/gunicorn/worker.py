@@ -25,11 +25,11 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
+from registry_drain.hosted.gunicorn.board import Board, SharedInFlight, WorkerSlot
+from registry_drain.hosted.gunicorn.gate import Gate, put_behind
+from registry_drain.hosted.gunicorn.signals import STOP_SIGNALS
 from registry_drain.phases import Phase
 from registry_drain.servers.current_request import TrackedRequest, serving
-from registry_drain.servers.gunicorn.board import Board, SharedInFlight, WorkerSlot
-from registry_drain.servers.gunicorn.gate import Gate, put_behind
-from registry_drain.servers.gunicorn.signals import STOP_SIGNALS
 from registry_drain.servers.http import ASGIMiddleware
 
 logger = logging.getLogger(__name__)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.rolling_restart.clients.http import Client
-from tests.servers.gunicorn_bench import LISTED_AND_GONE, Gunicorn, listed_owners, site, stopped
+from tests.hosted.gunicorn_bench import LISTED_AND_GONE, Gunicorn, listed_owners, site, stopped
 from tests.support.consul_process import ConsulAgent
 from tests.support.processes import eventually
 

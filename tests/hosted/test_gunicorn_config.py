@@ -13,11 +13,11 @@ import pytest
 from gunicorn.config import Config  # type: ignore[import-untyped]
 
 from registry_drain import ConfigurationError, StopBudget
+from registry_drain.hosted.gunicorn import drain, is_stopping
+from registry_drain.hosted.gunicorn.board import ENTRIES, SLOTS, Board, SharedInFlight
+from registry_drain.hosted.gunicorn.config import HOOKS, _Process
+from registry_drain.hosted.gunicorn.gate import Gate, GatedListener, put_behind
 from registry_drain.phases import Phase
-from registry_drain.servers.gunicorn import drain, is_stopping
-from registry_drain.servers.gunicorn.board import ENTRIES, SLOTS, Board, SharedInFlight
-from registry_drain.servers.gunicorn.config import HOOKS, _Process
-from registry_drain.servers.gunicorn.gate import Gate, GatedListener, put_behind
 
 
 @pytest.fixture(autouse=True)

@@ -11,7 +11,7 @@ Rules:
 2. A listener that somebody else listens on, too (a master of a binary upgrade, systemd), is not touched: what is queued
    there is served by the other one.
 3. The listener is shut only when every worker has stopped accepting; see
-   :mod:`registry_drain.servers.gunicorn.gate`.
+   :mod:`registry_drain.hosted.gunicorn.gate`.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ from typing import Any
 
 from registry_drain.clock import Deadline
 from registry_drain.errors import ServerError
+from registry_drain.hosted.gunicorn.board import Board, WorkerSlot
 from registry_drain.phases import Phase
 from registry_drain.servers.base import ListenerClosure
-from registry_drain.servers.gunicorn.board import Board, WorkerSlot
 from registry_drain.servers.in_flight import InFlight, InFlightRequest
 from registry_drain.servers.listener import ROUND_TRIP, HeldOff, bound_address, has_backlog, hold_off
 
@@ -44,7 +44,7 @@ _QUIT_LIMIT = 0.1
 class GunicornServer:
     """gunicorn's workers as a :class:`DrainableServer`. In the master; every method but ``start`` from any thread.
 
-    Made by :func:`registry_drain.servers.gunicorn.drain`.
+    Made by :func:`registry_drain.hosted.gunicorn.drain`.
 
     Args:
         arbiter: gunicorn's own, with its listeners.

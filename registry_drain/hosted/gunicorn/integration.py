@@ -3,7 +3,7 @@
 Theory of operation: gunicorn calls hooks. In the master they make the :class:`Service`, whose ``run`` lives in a thread
 (the arbiter keeps the main one), and replace two of the arbiter's methods on the instance: ``kill_worker`` notes whom
 the arbiter signals, ``stop`` notices a stop that nobody asked us for. In a worker they make a
-:class:`~registry_drain.servers.gunicorn.worker.WorkerAgent`.
+:class:`~registry_drain.hosted.gunicorn.worker.WorkerAgent`.
 
 Rules:
 
@@ -25,11 +25,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from registry_drain.errors import RegistryDrainError
+from registry_drain.hosted.gunicorn.board import Board
+from registry_drain.hosted.gunicorn.server import GunicornServer
+from registry_drain.hosted.gunicorn.signals import STOP_SIGNALS, MasterSignals
+from registry_drain.hosted.gunicorn.worker import WorkerAgent
 from registry_drain.instance import ServiceInstance
-from registry_drain.servers.gunicorn.board import Board
-from registry_drain.servers.gunicorn.server import GunicornServer
-from registry_drain.servers.gunicorn.signals import STOP_SIGNALS, MasterSignals
-from registry_drain.servers.gunicorn.worker import WorkerAgent
 from registry_drain.service import Service
 from registry_drain.shutdown.budget import StopBudget
 
