@@ -27,7 +27,6 @@ from typing import TYPE_CHECKING, Any
 
 from registry_drain.clock import SYSTEM_CLOCK, Clock
 from registry_drain.errors import ConfigurationError
-from registry_drain.phases import Phase
 from registry_drain.servers.connections import IDLE_QUIET, LINGER, SPREAD, Connection, pending_bytes
 from registry_drain.servers.current_request import name_request
 from registry_drain.servers.http.policy import READY, REFUSAL, STOPPING, RequestPolicy, Verdict
@@ -150,7 +149,7 @@ class _DrainableHandler(BaseHTTPRequestHandler):
     def end_headers(self) -> None:
         """End an answer's head, with ``Connection: close`` if that is due."""
         state = self.drained_policy.stop_state
-        if state.phase is not Phase.SERVING and state.is_delisted:  # the first half is cheap, and mostly enough
+        if state.is_delisted:
             headers: list[bytes] = getattr(self, "_headers_buffer", [])
             if _is_final(headers) and not _has_more(self.request.connection, self.rfile):
                 headers[:] = [line for line in headers if not line.lower().startswith(b"connection:")]
@@ -201,15 +200,14 @@ class _Raw(socket.SocketIO):
 
     def __init__(self, sock: _HttpSocket) -> None:
         super().__init__(sock, "r")
-        self._socket = sock
+        self._connection = sock.connection
         self._receive_into = super(TrackedSocket, sock).recv_into  # past what a socket that guesses does besides
 
     def readinto(self, buffer: WriteableBuffer, /) -> int | None:
         if self.is_looked_at:
             return None
-        connection = self._socket.connection
-        is_over: bool = connection.is_half_closed
-        if is_over or not connection.is_marked or connection.received != connection.boundary:
+        connection = self._connection
+        if connection.is_half_closed or not connection.is_marked or connection.received != connection.boundary:
             return super().readinto(buffer)
         connection.is_waiting = True
         try:

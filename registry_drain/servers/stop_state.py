@@ -22,29 +22,19 @@ class StopState:
         phase: SERVING until the stop begins.
         cut_off_at: when what is still in flight is cut off, on the tracker's clock; None until the stop begins. A
             second signal brings it forward.
+        is_stopping: the stop has begun: readiness checks should answer no, while requests are served normally.
+        is_delisted: the instance has left its registries: from now on clients are sent away, politely.
+        is_draining: the listener is closed: what streams, or waits for more work, should come to an end.
     """
 
     def __init__(self, now: Callable[[], float]) -> None:
         """Serve; ``now`` is the tracker's clock."""
         self.phase = Phase.SERVING
         self.cut_off_at: float | None = None
+        # Asked for each request, so they are no properties: :meth:`enter` keeps them in step with the phase.
+        self.is_stopping = self.is_delisted = self.is_draining = False
         self._now = now
         self._watchers: tuple[Callable[[Phase], object], ...] = ()
-
-    @property
-    def is_stopping(self) -> bool:
-        """Whether the stop has begun: readiness checks should answer no, while requests are served normally."""
-        return self.phase.is_stopping
-
-    @property
-    def is_delisted(self) -> bool:
-        """Whether the instance has left its registries: from now on clients are sent away, politely."""
-        return self.phase.value >= Phase.PROPAGATING.value
-
-    @property
-    def is_draining(self) -> bool:
-        """Whether the listener is closed: what streams, or waits for more work, should come to an end."""
-        return self.phase.value >= Phase.DRAINING.value
 
     def time_left(self) -> float | None:
         """Return the seconds until what is in flight is cut off, never below zero; None if no stop has begun."""
@@ -64,6 +54,9 @@ class StopState:
         if phase.value <= self.phase.value:
             return
         self.phase = phase
+        self.is_stopping = phase.is_stopping
+        self.is_delisted = phase.value >= Phase.PROPAGATING.value
+        self.is_draining = phase.value >= Phase.DRAINING.value
         self._tell(phase)
 
     def hurry(self, cut_off_at: float) -> None:

@@ -33,7 +33,7 @@ class AiohttpServer(ASGIAdapter):
     """Makes an aiohttp application drainable. Thread-safe.
 
     Args:
-        app: not run before; it gets a middleware and a signal.
+        app: not run before; it gets a signal, and a handler around it.
         host: what to bind; empty: every address.
         port: 0 for any; ``in_flight`` and reports do not need it.
         path: a Unix socket's path, instead of host and port.
@@ -107,6 +107,7 @@ class AiohttpServer(ASGIAdapter):
         server = runner.server
         if server is None:
             raise ServerError("aiohttp has set up no server")
+        self._tracking.attach(server)
         loop = asyncio.get_running_loop()
         listeners = [
             await loop.create_server(server, sock=sock, ssl=self._ssl_context, backlog=self._backlog)

@@ -24,6 +24,7 @@ import logging
 import random
 from collections.abc import Coroutine, Iterable
 from contextlib import suppress
+from functools import lru_cache
 
 from registry_drain.instance import format_endpoint
 from registry_drain.phases import Phase
@@ -129,7 +130,7 @@ class ASGIMiddleware:
     async def _serve_http(self, scope: Scope, receive: Receive, send: Send) -> None:
         path: str = scope["path"]
         policy, state = self._policy, self._stop_state
-        if policy.is_asked:
+        if state.is_stopping or policy.readiness_path:
             verdict = policy.verdict(path)
             if verdict is Verdict.REFUSE:
                 await answer(scope, receive, send, 503, REFUSAL, retry_after=policy.retry_after)
@@ -222,12 +223,16 @@ class ASGIMiddleware:
         return f"<ASGIMiddleware {self._app!r} in_flight={self.in_flight.count} websockets={len(self._websockets)}>"
 
 
+_endpoint = lru_cache(maxsize=1024)(format_endpoint)
+"""Most requests come on a connection that has carried others."""
+
+
 def _peer(scope: Scope) -> str:
     client = scope.get("client")
     if not client:
         return ""
     host, port = client
-    return format_endpoint(host, port) if port else str(host)
+    return _endpoint(host, port) if port else str(host)
 
 
 async def _all(closings: Iterable[Coroutine[object, object, None]]) -> None:

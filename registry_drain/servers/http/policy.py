@@ -83,7 +83,7 @@ class RequestPolicy:
     @property
     def is_asked(self) -> bool:
         """Whether :meth:`verdict` may say anything but to serve; cheaper."""
-        return self.stop_state.phase is not Phase.SERVING or bool(self.readiness_path)
+        return self.stop_state.is_stopping or bool(self.readiness_path)
 
     def verdict(self, path: str) -> Verdict:
         """Return what to do with a request that has just come for ``path``."""

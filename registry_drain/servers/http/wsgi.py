@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sized
 from contextlib import suppress
+from functools import lru_cache
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -82,7 +83,7 @@ class WSGIMiddleware:
         """Serve one request."""
         path = environ.get("SCRIPT_NAME", "") + environ.get("PATH_INFO", "")
         policy = self._policy
-        if policy.is_asked:
+        if self._stop_state.is_stopping or policy.readiness_path:
             verdict = policy.verdict(path)
             if verdict is Verdict.REFUSE:
                 return self._answer(environ, start_response, 503, REFUSAL)
@@ -93,13 +94,14 @@ class WSGIMiddleware:
         key = in_flight.begin(
             f"{environ['REQUEST_METHOD']} {path}", _peer(environ), is_health_check=path in policy.health_check_paths
         )
-        request = TrackedRequest(in_flight, key)
+        request = _Request(in_flight, key)
         token = serving.set(request)
         try:
             body = self._app(environ, self._starting(environ, start_response))
-            return _tracked(body, environ, request, lambda: in_flight.end(key))
+            # Nothing of the application runs while a list is gone through.
+            return _List(body, request) if type(body) is list else _tracked(body, environ, request)
         except BaseException:
-            in_flight.end(key)
+            request.end()
             raise
         finally:
             serving.reset(token)
@@ -148,7 +150,11 @@ class WSGIMiddleware:
 
 
 def _peer(environ: WSGIEnvironment) -> str:
-    host, port = environ.get("REMOTE_ADDR", ""), str(environ.get("REMOTE_PORT", ""))
+    return _endpoint(environ.get("REMOTE_ADDR", ""), str(environ.get("REMOTE_PORT", "")))
+
+
+@lru_cache(maxsize=1024)  # most requests come on a connection that has carried others
+def _endpoint(host: str, port: str) -> str:
     return format_endpoint(host, int(port)) if host and port.isdigit() else host
 
 
@@ -159,13 +165,21 @@ def _with_close(headers: Headers) -> Headers:
     return [*(each for each in headers if each[0].lower() != "connection"), ("Connection", "close")]
 
 
-def _tracked(
-    body: Iterable[bytes], environ: WSGIEnvironment, request: TrackedRequest, end: Callable[[], None]
-) -> Iterable[bytes]:
+class _Request(TrackedRequest):
+    """A request that can be ended by whoever is the last to have it."""
+
+    __slots__ = ()
+
+    def end(self) -> None:
+        """End it. Idempotent."""
+        self._in_flight.end(self._key)
+
+
+def _tracked(body: Iterable[bytes], environ: WSGIEnvironment, request: _Request) -> Iterable[bytes]:
     file_wrapper = environ.get("wsgi.file_wrapper")
-    if isinstance(file_wrapper, type) and isinstance(body, file_wrapper) and _ends_by_close(body, end):
+    if isinstance(file_wrapper, type) and isinstance(body, file_wrapper) and _ends_by_close(body, request.end):
         return body  # still the server's own, which it knows how to send by sendfile(2)
-    return (_SizedBody if isinstance(body, Sized) else _Body)(body, request, end)
+    return (_SizedBody if isinstance(body, Sized) else _Body)(body, request)
 
 
 def _ends_by_close(body: Any, end: Callable[[], None]) -> bool:
@@ -185,15 +199,38 @@ def _ends_by_close(body: Any, end: Callable[[], None]) -> bool:
     return False
 
 
+class _List:
+    """The list that an application returned; the request ends when it is closed."""
+
+    __slots__ = ("_items", "_request")
+
+    def __init__(self, items: list[bytes], request: _Request) -> None:
+        self._items = items
+        self._request: _Request | None = request
+
+    def __iter__(self) -> Iterator[bytes]:
+        return iter(self._items)
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def close(self) -> None:
+        """End the request."""
+        request, self._request = self._request, None
+        if request is not None:
+            request.end()
+
+    __del__ = close
+
+
 class _Body:
     """The iterable that an application returned; the request ends when it is closed."""
 
-    __slots__ = ("_body", "_end", "_next", "_request")
+    __slots__ = ("_body", "_next", "_request")
 
-    def __init__(self, body: Iterable[bytes], request: TrackedRequest, end: Callable[[], None]) -> None:
+    def __init__(self, body: Iterable[bytes], request: _Request) -> None:
         self._body = body
         self._request = request
-        self._end = end
         self._next: Callable[[], bytes] | None = None
 
     def __iter__(self) -> Iterator[bytes]:
@@ -217,10 +254,10 @@ class _Body:
                 close()
         finally:
             serving.reset(token)
-            self._end()
+            self._request.end()
 
     def __del__(self) -> None:
-        self._end()
+        self._request.end()
 
 
 class _SizedBody(_Body):
