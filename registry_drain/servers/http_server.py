@@ -207,7 +207,8 @@ class _Raw(socket.SocketIO):
         if self.is_looked_at:
             return None
         connection = self._connection
-        if connection.is_half_closed or not connection.is_marked or connection.received != connection.boundary:
+        is_over: bool = connection.is_half_closed
+        if is_over or not connection.is_marked or connection.received != connection.boundary:
             return super().readinto(buffer)
         connection.is_waiting = True
         try:

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import asyncio
 import select
+from collections.abc import Awaitable
 from contextlib import suppress
 from functools import lru_cache
 from typing import Any
@@ -86,8 +87,8 @@ class Tracking:
         """Count what the server's handler serves, once; before the first connection."""
         handler: Any = server.request_handler
 
-        async def serve(request: web.Request) -> web.StreamResponse:
-            return await self._serve(request, handler)
+        def serve(request: web.Request) -> Awaitable[web.StreamResponse]:
+            return self._serve(request, handler)
 
         server.request_handler = serve  # type: ignore[assignment]
 
@@ -149,7 +150,9 @@ class Tracking:
 
 
 async def _finished(request: web.Request, response: web.StreamResponse) -> web.StreamResponse:
-    if type(response) is web.Response or isinstance(response, web.StreamResponse):  # else aiohttp says what is wrong with it
+    if type(response) is web.Response or isinstance(
+        response, web.StreamResponse
+    ):  # else aiohttp says what is wrong with it
         with suppress(ConnectionError):  # the client is gone; aiohttp finds out by itself
             await response.prepare(request)
             await response.write_eof()
