@@ -150,9 +150,8 @@ class Tracking:
 
 
 async def _finished(request: web.Request, response: web.StreamResponse) -> web.StreamResponse:
-    if type(response) is web.Response or isinstance(
-        response, web.StreamResponse
-    ):  # else aiohttp says what is wrong with it
+    # Anything else is no answer, and aiohttp says so.
+    if type(response) is web.Response or isinstance(response, web.StreamResponse):
         with suppress(ConnectionError):  # the client is gone; aiohttp finds out by itself
             await response.prepare(request)
             await response.write_eof()
