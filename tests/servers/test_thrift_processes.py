@@ -6,6 +6,7 @@ import contextlib
 import os
 import signal
 import ssl
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -21,9 +22,12 @@ from thrift.transport.TTransport import TBufferedTransportFactory, TFramedTransp
 
 from registry_drain import Deadline, open_registry
 from registry_drain.errors import ConfigurationError, ServerError
+from registry_drain.phases import Phase
 from registry_drain.servers.base import DrainableServer
 from registry_drain.servers.listener import listening_sockets
+from registry_drain.servers.stop_state import StopState
 from registry_drain.servers.thrift_server import ThriftProcessServer, ThriftServer
+from registry_drain.servers.thrift_server.shared_table import SharedStopState, SharedTable
 from registry_drain.testing.server_contract import ContractClient, ServerContract
 from tests.servers.thrift_echo import EchoClient, EchoProcessor, TlsEchoClient
 from tests.support.processes import ManagedProcess, eventually
@@ -296,3 +300,16 @@ def test_nothing_outlives_a_parent_that_is_killed(program: tuple[ManagedProcess,
     with pytest.raises(ConnectionRefusedError):
         EchoClient(address, FRAMED)
     process.wait()
+
+
+def test_a_child_sees_each_phase_that_the_parent_enters() -> None:
+    """It reads what the parent writes; nobody calls anything in it."""
+    table = SharedTable(1)
+    parent, child = StopState(time.monotonic), SharedStopState(table.head, time.monotonic)
+    parent.watch(lambda _phase: table.tell(parent))
+    assert child.time_left() is None
+    for phase in Phase:
+        parent.enter(phase, time.monotonic() + 60.0)
+        seen = child.phase, child.is_stopping, child.is_delisted, child.is_draining
+        assert seen == (phase, parent.is_stopping, parent.is_delisted, parent.is_draining)
+    assert child.time_left() is not None

@@ -187,3 +187,30 @@ class SharedStopState(StopState):
     @cut_off_at.setter
     def cut_off_at(self, cut_off_at: float | None) -> None:
         pass  # The parent's to say.
+
+    @property
+    def is_stopping(self) -> bool:
+        """See :class:`StopState`."""
+        return self.phase.is_stopping
+
+    @is_stopping.setter
+    def is_stopping(self, is_stopping: bool) -> None:
+        pass
+
+    @property
+    def is_delisted(self) -> bool:
+        """See :class:`StopState`."""
+        return self.phase.value >= Phase.PROPAGATING.value
+
+    @is_delisted.setter
+    def is_delisted(self, is_delisted: bool) -> None:
+        pass
+
+    @property
+    def is_draining(self) -> bool:
+        """See :class:`StopState`."""
+        return self.phase.value >= Phase.DRAINING.value
+
+    @is_draining.setter
+    def is_draining(self, is_draining: bool) -> None:
+        pass
