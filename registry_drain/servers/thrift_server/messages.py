@@ -90,7 +90,7 @@ def watch_only(connection: Connection, read_header: ReadHeader, _: frozenset[str
         connection.name = ""
         header = read_header()
         if connection.is_half_closed:
-            _end_if_closed(connection)
+            end_if_closed(connection)
         connection.name = header[0]
         connection.served += 1
         return header
@@ -107,7 +107,7 @@ def watch_and_time(connection: Connection, read_header: ReadHeader, health_check
         connection.name = ""
         header = read_header()
         if connection.is_half_closed:
-            _end_if_closed(connection)
+            end_if_closed(connection)
         connection.name = header[0]
         connection.started_at = now()
         if header[0] not in health_checks:
@@ -130,9 +130,9 @@ def watch_drain(
         connection.leftover = 0 if unread is None else unread()
         connection.is_sure = True
         connection.end_request()
-        _end_if_closed(connection)
+        end_if_closed(connection)
         header = read_header()
-        _end_if_closed(connection)
+        end_if_closed(connection)
         connection.name = header[0]
         connection.started_at = connection.connections.now()
         if header[0] not in health_checks:
@@ -145,7 +145,7 @@ def watch_drain(
     return read_message_begin
 
 
-def _end_if_closed(connection: Connection) -> None:
+def end_if_closed(connection: Connection) -> None:
     """End the serve loop of a connection whose answers could not be sent any more."""
     if not connection.may_serve():
         connection.discard_input()

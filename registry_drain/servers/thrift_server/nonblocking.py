@@ -7,8 +7,8 @@ by the same rules: half-closed behind an answer, or when idle and quiet; then re
 the loop sees the end of the input and closes the socket.
 
 Three things are replaced on the server: ``clients``, which makes each connection a :class:`_TrackedConnection`;
-``tasks``, through which each message passes on its way to a worker; and ``handle``, around which the loop does what
-others ask of it.
+``tasks``, through which each message passes on its way to a worker; and, when the listener is to be closed, ``handle``,
+around which the loop then does what others ask of it.
 
 Rules:
 
@@ -48,6 +48,9 @@ from registry_drain.servers.thrift_server.transport import do_nothing, listening
 logger = logging.getLogger(__name__)
 
 _FRAME_HEAD = 4
+_WAIT_LEN, _CLOSED = library.WAIT_LEN, library.CLOSED
+_read, _write, _ready = library.Connection.read, library.Connection.write, library.Connection.ready
+"""On the path of every request, where looking them up costs."""
 _OVERTIME_S = 0.050
 """The least that the loop gets to let go of the listener: it never waits for a request."""
 
@@ -128,7 +131,6 @@ class ThriftNonblockingServer:
             server.tasks = _Tasks(self._begin)
             server.clients = _Clients(self._track)
             self._handle_once: Callable[[], None] = server.handle
-            server.handle = self._handle
             self._thread.start()
             return bound_address(sock)
 
@@ -141,6 +143,7 @@ class ThriftNonblockingServer:
                 self._closure = ListenerClosure("never started")
                 return self._closure
         self._must_let_go = True
+        self._server.handle = self._handle  # serve() looks it up in each turn.
         self._wake_up()
         self._has_let_go.wait(max(deadline.remaining(), _OVERTIME_S))
         closure = listener.stop(deadline)
@@ -221,15 +224,15 @@ class ThriftNonblockingServer:
         tracked: Connection = ready.__self__.tracked
         read_header: Callable[[], tuple[str, int, int]] = input_protocol.readMessageBegin
         health_checks = self._health_check_methods
-        now = self._connections.now
+        now, current_thread = self._connections.now, threading.current_thread
 
         def read_message_begin() -> tuple[str, int, int]:
             # In the worker's thread.
             header = read_header()
-            tracked.thread = threading.current_thread()
-            tracked.started_at = now()
+            tracked.thread = current_thread()
+            tracked.started_at = arrived_at = now()
             if header[0] not in health_checks:
-                tracked.arrived_at = tracked.started_at
+                tracked.arrived_at = arrived_at
                 tracked.served += 1
             tracked.name = header[0]
             serving.set(tracked)
@@ -316,8 +319,12 @@ class _TrackedConnection(library.Connection):  # type: ignore[misc]  # thrift is
             self._discard()
             return
         before = len(self._rbuf)
-        super().read()
-        tracked.received += self._unserved() - before
+        _read(self)
+        # What _unserved() returns, on the path of every request.
+        after = len(self._rbuf)
+        for message in self.received:
+            after += _FRAME_HEAD + message.len
+        tracked.received += after - before
 
     def _discard(self) -> None:
         """Read and throw away behind our end, until the client's."""
@@ -335,17 +342,17 @@ class _TrackedConnection(library.Connection):  # type: ignore[misc]  # thrift is
         if tracked.connections.is_draining and not tracked.is_corked:
             tracked.cork(is_corked=True)
             tracked.is_corked = True
-        super().write()
-        if self.status == library.WAIT_LEN:
+        _write(self)
+        if self.status == _WAIT_LEN:
             self._end_request()
 
     def ready(self, all_ok: bool, message: bytes) -> None:  # noqa: FBT001 - its signature
         """Take a call's answer. In a worker's thread."""
-        if self.status == library.CLOSED:
+        if self.status == _CLOSED:
             return  # It was cut off.
         if all_ok and not message:
             self._end_request()  # oneway
-        super().ready(all_ok, message)
+        _ready(self, all_ok, message)
 
     def _end_request(self) -> None:
         tracked = self.tracked

@@ -42,7 +42,7 @@ from registry_drain.clock import Deadline
 from registry_drain.servers.connections import Connection, Connections
 from registry_drain.servers.listener import ListenerStoppedError
 from registry_drain.servers.thrift_server.controls import LOOK_EVERY, Controls, is_set
-from registry_drain.servers.thrift_server.messages import Header, ReadHeader
+from registry_drain.servers.thrift_server.messages import Header, ReadHeader, end_if_closed
 from registry_drain.servers.thrift_server.shared_table import SharedStopState, SharedTable, Slot
 from registry_drain.servers.thrift_server.tls import client_of
 from registry_drain.servers.thrift_server.tracking import Tracking
@@ -84,28 +84,51 @@ class _SharedTracking(Tracking):
     def read_header_of(self, protocol: Any, connection: Connection) -> ReadHeader:
         read_header = super().read_header_of(protocol, connection)
         slot = self.slot
-        served, last_name = slot.served, None
         now = time.monotonic
 
-        # On the path of every request, hence spelled out: each line writes to shared memory.
         def read_and_tell() -> Header:
-            nonlocal served, last_name
             slot.is_busy = 0
             header = read_header()
-            name = header[0]
-            if name != last_name:
-                last_name = name
-                slot.rename(name)
-            if self.is_health_check(name):
+            slot.rename(header[0])
+            if self.is_health_check(header[0]):
                 slot.started_at = now()
             else:
                 slot.arrived_at = now()
-                served += 1
-                slot.served = served
+                slot.served += 1
             slot.is_busy = 1
             return header
 
         return read_and_tell
+
+    def watch_serving(self, protocol: Any, connection: Connection, read_header: ReadHeader) -> ReadHeader:
+        if connection.is_timed:
+            return super().watch_serving(protocol, connection, read_header)
+        slot = self.slot
+        read_plainly: ReadHeader = protocol.readMessageBegin
+        served, last_name = slot.served, None
+        now = time.monotonic
+
+        # watch_only and read_and_tell in one, as it is on the path of every request. Nobody looks at the connection's
+        # own name and count before the drain; each line that says slot writes to shared memory.
+        def read_message_begin() -> Header:
+            nonlocal served, last_name
+            connection.boundary = connection.received
+            slot.is_busy = 0
+            header = read_plainly()
+            if connection.is_half_closed:
+                end_if_closed(connection)
+            name = header[0]
+            if name != last_name:
+                last_name = name
+                slot.rename(name)
+            connection.name = name
+            slot.arrived_at = now()
+            connection.served = served = served + 1
+            slot.served = served
+            slot.is_busy = 1
+            return header
+
+        return read_message_begin
 
 
 class Supervisor:

@@ -81,6 +81,11 @@ class Tracking:
         read_header: ReadHeader = protocol.readMessageBegin
         return read_header
 
+    def watch_serving(self, protocol: Any, connection: Connection, read_header: ReadHeader) -> ReadHeader:  # noqa: ARG002
+        """Return what stands in for ``protocol.readMessageBegin`` until the drain begins."""
+        watch = watch_and_time if connection.is_timed else watch_only
+        return watch(connection, read_header, self._health_check_methods)
+
     def is_health_check(self, name: str) -> bool:
         """Whether calls of this method are no sign that callers still know this instance."""
         return name in self._health_check_methods
@@ -94,8 +99,7 @@ class Tracking:
         unread = unread_in(protocol.trans, transport)
         connection.is_sure = unread is None
         connection.is_timed = bool(self._health_check_methods) or not connection.has_kernel_times
-        watch = watch_and_time if connection.is_timed else watch_only
-        protocol.readMessageBegin = watch(connection, read_header, self._health_check_methods)
+        protocol.readMessageBegin = self.watch_serving(protocol, connection, read_header)
 
         def take_over() -> None:
             protocol.readMessageBegin = watch_drain(connection, read_header, self._health_check_methods, unread)

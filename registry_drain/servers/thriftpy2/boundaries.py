@@ -34,7 +34,11 @@ class _NotNowError(Exception):
 
 
 class BlockingReader:
-    """Reads for one connection's transports. For its serving thread."""
+    """Reads for one connection's transports. For its serving thread.
+
+    Attributes:
+        asks_late: what was read ahead is asked for while draining only, and taken for nothing before.
+    """
 
     def __init__(self, connection: Connection, receive: Callable[[int], bytes]) -> None:
         """Read with ``receive``, which raises at the end of file."""
@@ -42,6 +46,7 @@ class BlockingReader:
         self._receive = receive
         self._is_framed_in_c = False
         self._is_buffered_in_c = False
+        self.asks_late = False
         self._ahead = b""  # of frames
         self._header = b""
         self._frame_left = 0
@@ -49,12 +54,30 @@ class BlockingReader:
         self._is_probing = False
         self._asked = 0
 
-    def serve(self, transport: Any) -> None:
-        """Note what the reads are for."""
+    def serve(self, transport: Any) -> Callable[[int], bytes]:
+        """Note what the reads are for, and return what reads until the drain begins."""
         kind = type(transport).__name__
         self._is_framed_in_c = kind == "TCyFramedTransport"
         self._is_buffered_in_c = kind == "TCyBufferedTransport"
         self.connection.is_sure = not self._is_buffered_in_c
+        self.asks_late = self._is_buffered_in_c
+        return self._counting() if self._is_buffered_in_c else self.read
+
+    def _counting(self) -> Callable[[int], bytes]:
+        """Return what ``read`` does for a buffered transport in C; it is on the path of every request."""
+        connection, receive = self.connection, self._receive
+
+        def read(size: int) -> bytes:
+            if self._is_probing:
+                self._asked = size
+                raise _NotNowError
+            if size > self._room:  # noqa: PLR1730 - max() would be a call
+                self._room = size
+            data = receive(size)
+            connection.received += len(data)
+            return data
+
+        return read
 
     def read(self, size: int) -> bytes:
         """Stand in for the socket's own ``read``."""

@@ -132,8 +132,13 @@ class Thriftpy2Server(BlockingServerAdapter):
             reader = _reader.get()
             if reader is not None:
                 connection = reader.connection
-                connection.leftover = reader.unread(iprot.trans)
-                connection.end_request()
+                if reader.asks_late and not connection.connections.is_draining:
+                    # On the path of every request, hence spelled out: the common case of what follows.
+                    connection.boundary = connection.received
+                    connection.name = ""
+                else:
+                    connection.leftover = reader.unread(iprot.trans)
+                    connection.end_request()
                 if connection.is_half_closed:
                     end_if_closed(connection)
             process(iprot, oprot)
@@ -147,7 +152,13 @@ class Thriftpy2Server(BlockingServerAdapter):
             call = process_in(iprot)
             reader = _reader.get()
             if reader is not None:
-                note_request(reader.connection, call[0], health_checks)
+                connection = reader.connection
+                # On the path of every request, hence spelled out: the common case of note_request.
+                if connection.is_timed or connection.is_half_closed or connection.connections.is_draining:
+                    note_request(connection, call[0], health_checks)
+                else:
+                    connection.name = call[0]
+                    connection.served += 1
             return call
 
         return process_in_named
@@ -174,7 +185,7 @@ class _BindingTransportFactory:
         transport = self._factory.get_transport(client)
         reader: BlockingReader | None = getattr(client, "reader", None)
         if reader is not None:
-            reader.serve(transport)
+            client.read = reader.serve(transport)
             reader.connection.thread = threading.current_thread()
             reader.connection.is_waiting = True  # From now on the thread either reads, or has read what it serves.
             serving.set(reader.connection)
