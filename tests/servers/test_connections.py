@@ -142,6 +142,17 @@ def test_the_drain_keeps_to_the_deadlines_clock(pair: tuple[socket.socket, Conne
     assert repr(everything) == "<Connections open=1 busy=1 lingering=0>"
 
 
+def test_who_has_just_connected_is_given_time(pair: tuple[socket.socket, Connection]) -> None:
+    """A client connects in order to send; one that has been served may have nothing more to say."""
+    client, connection = pair
+    connection.is_waiting = True
+    assert not connection.close_if_quiet(0.0)
+    client.sendall(b"x")
+    connection.sock.recv(1)
+    connection.received = connection.boundary = 1
+    assert connection.close_if_quiet(0.0)
+
+
 class IdleConnections(Connections):
     """Some that are idle and quiet, and when each is closed, on a clock that passes only while the drain waits."""
 
@@ -158,6 +169,7 @@ class IdleConnections(Connections):
             self.socks += [client, server_side]
             connection = Connection(self, server_side)
             connection.is_waiting = True
+            connection.received = connection.boundary = 1  # It has been served.
             self.add(connection)
 
     def linger(self, connection: Connection) -> None:

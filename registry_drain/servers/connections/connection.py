@@ -320,7 +320,8 @@ class Connection:
 
     def _is_quiet(self, seconds: float) -> bool:
         """Whether nothing arrived for so long, and nothing that arrived before is on its way to the serving thread."""
-        if not self.is_sure:
+        if not self.is_sure or not self.received:
+            # A client that has connected, and sent nothing yet, is about to.
             seconds = max(seconds, UNSURE_QUIET)
         info = self._tcp_info()
         if info is None:
