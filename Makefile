@@ -73,25 +73,14 @@ test-py-consul: $(PY_CONSUL)/.installed servers ## whatever concerns Consul and 
 	@mkdir -p $(LOGS)
 	@$(PY_CONSUL)/bin/python -m pytest -k consul -m 'not slow' $(ARGS) $(LOGGED)
 
-# One level of recursion per interpreter, so that each has its own stamp, log and outcome. Their suites mostly wait for
-# clocks and sockets, so they run side by side; what is sensitive to a busy machine is marked slow, and runs on the main
-# Python only.
-test-pythons: $(STAMP) ## the suite without servers, on every other Python 3.10 to 3.13 found
-	@# With job control (-m) they have process groups of their own: without, a shell lets them ignore Ctrl-C, and the
-	@# tests of signals with them.
-	@set -m; trap 'kill $$(jobs -p) 2>/dev/null || true' EXIT; \
-	main=$$($(BIN)/python -c 'import sys; print(sys.version_info[:2])'); failed=; runs=; \
+# One level of recursion per interpreter, so that each has its own stamp, log and outcome.
+test-pythons: $(STAMP) ## the suite without servers and load, on every other Python 3.10 to 3.13 found
+	@main=$$($(BIN)/python -c 'import sys; print(sys.version_info[:2])'); failed=; \
 	for python in $$(.ci/pythons); do \
 		if [ "$$($$python -c 'import sys; print(sys.version_info[:2])')" != "$$main" ]; then \
 			version=$$($$python -c 'import sys; print("%d.%d" % sys.version_info[:2])'); \
-			if $(MAKE) .cache/venvs/python-$$version/.installed OTHER=$$python; then \
-				$(MAKE) test-python-$$version OTHER=$$python >/dev/null 2>&1 & runs="$$runs $$version:$$!"; \
-			else failed="$$failed $$version"; fi; \
+			$(MAKE) test-python-$$version OTHER=$$python || failed="$$failed $$version"; \
 		fi; \
-	done; \
-	for run in $$runs; do \
-		wait $${run#*:} || failed="$$failed $${run%:*}"; \
-		echo "--- Python $${run%:*}"; cat $(LOGS)/test-python-$${run%:*}.log; \
 	done; \
 	if [ -n "$$failed" ]; then echo "failed on Python$$failed"; exit 1; fi
 
@@ -106,9 +95,7 @@ test-pythons: $(STAMP) ## the suite without servers, on every other Python 3.10 
 .PRECIOUS: .cache/venvs/python-%/.installed
 test-python-%: .cache/venvs/python-%/.installed
 	@mkdir -p $(LOGS)
-	@# Sessions side by side would tidy up each other's temporary directories.
-	@own=$$(mktemp -d); trap 'rm -rf "$$own"' EXIT; $(<D)/bin/python -m pytest --basetemp="$$own/tests" \
-		-m 'not consul and not zookeeper and not slow' $(ARGS) $(LOGGED)
+	@$(<D)/bin/python -m pytest -m 'not consul and not zookeeper and not slow' $(ARGS) $(LOGGED)
 
 test-wheel: $(STAMP) ## build the wheel, install it with every extra, try both commands
 	@.ci/smoke $(BIN)/python

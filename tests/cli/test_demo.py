@@ -37,6 +37,7 @@ def _check(ran: Ran, restarts: int = 4) -> None:
     assert (drained["failed"], drained["failures"], drained["unclean_reports"]) == (0, {}, [])
 
 
+@pytest.mark.slow
 def test_on_the_embedded_registry() -> None:
     """The naive side fails some requests, the drained side none; the table says so."""
     ran = run_script("registry-drain", *SMALL)
@@ -65,6 +66,7 @@ def test_on_zookeeper(zookeeper_server: ZooKeeperServer, unique: str) -> None:
         assert client.get_children(f"/{unique}") == []
 
 
+@pytest.mark.slow
 def test_for_some_seconds() -> None:
     """Restarts go on for as long as asked, on each side."""
     ran = run_script("registry-drain", "demo", "--instances", "2", "--seconds", "1", "--json")

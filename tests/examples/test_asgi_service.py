@@ -13,6 +13,8 @@ import pytest
 from registry_drain import Deadline, open_registry
 from tests.support.processes import REPOSITORY, ManagedProcess, eventually, free_port
 
+pytestmark = pytest.mark.slow
+
 PATIENCE = 30.0
 _HOSTED = "examples.asgi_service.hosted:service"
 

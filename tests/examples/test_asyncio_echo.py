@@ -6,8 +6,12 @@ import signal
 import socket
 from pathlib import Path
 
+import pytest
+
 from registry_drain import Deadline, open_registry
 from tests.support.processes import ManagedProcess, eventually
+
+pytestmark = pytest.mark.slow
 
 PATIENCE = 30.0
 

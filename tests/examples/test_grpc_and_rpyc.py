@@ -9,6 +9,8 @@ import pytest
 
 from tests.support.processes import ManagedProcess
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize(
     ("example", "arguments"),

@@ -5,9 +5,13 @@ from __future__ import annotations
 import signal
 from pathlib import Path
 
+import pytest
+
 from benchmarks.rolling_restart.clients.http import Client
 from registry_drain import Deadline, open_registry
 from tests.support.processes import REPOSITORY, ManagedProcess, eventually, free_port
+
+pytestmark = pytest.mark.slow
 
 CONFIGURATION = REPOSITORY / "examples" / "gunicorn_service" / "gunicorn.conf.py"
 

@@ -17,6 +17,8 @@ import pytest
 from tests.support.calculator_load import call_once
 from tests.support.processes import REPOSITORY, ManagedProcess, eventually, free_port
 
+pytestmark = pytest.mark.slow
+
 EXAMPLE = REPOSITORY / "examples" / "handover"
 
 

@@ -15,6 +15,8 @@ from registry_drain import Deadline, open_registry
 from tests.servers.http_echo import HttpClient
 from tests.support.processes import ManagedProcess, free_port
 
+pytestmark = pytest.mark.slow
+
 PATIENCE = 30.0
 BUSY = "/slow?seconds=2"
 

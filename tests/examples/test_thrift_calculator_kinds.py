@@ -10,6 +10,8 @@ import pytest
 
 from tests.support.processes import ManagedProcess, free_port
 
+pytestmark = pytest.mark.slow
+
 KINDS = {
     "pool": ["thrift_calculator", "--kind", "pool"],
     "simple": ["thrift_calculator", "--kind", "simple"],

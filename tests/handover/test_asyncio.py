@@ -9,8 +9,12 @@ import signal
 import socket
 from pathlib import Path
 
+import pytest
+
 from tests.handover.bench import Storm
 from tests.support.processes import ManagedProcess, eventually, free_port
+
+pytestmark = pytest.mark.slow
 
 
 def test_an_asyncio_service_is_handed_over_under_a_storm(tmp_path: Path) -> None:

@@ -13,6 +13,8 @@ from tests.handover.bench import HandedService, Storm, Watcher, storm_of_both
 from tests.support.calculator_load import SlowCall
 from tests.support.processes import eventually
 
+pytestmark = pytest.mark.slow
+
 HAND_OVERS = {"local": 5, "consul": 3, "zookeeper": 3}
 
 

@@ -12,6 +12,8 @@ from benchmarks.rolling_restart.clients.http import Client
 from tests.hosted.running import PATIENCE, Callers, HostedService
 from tests.support.processes import eventually
 
+pytestmark = pytest.mark.slow
+
 LAME_DUCK = 0.25
 """Seconds; the floor of the budget, less what two threads need to notice."""
 

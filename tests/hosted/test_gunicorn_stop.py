@@ -14,6 +14,8 @@ from tests.hosted.gunicorn_bench import LISTED_AND_GONE, Gunicorn, listed_owners
 from tests.support.consul_process import ConsulAgent
 from tests.support.processes import eventually
 
+pytestmark = pytest.mark.slow
+
 LONG = {"grace_period": 60.0, "floor": 14.0, "quiet_period": 0.1, "ceiling": 15.0}
 
 

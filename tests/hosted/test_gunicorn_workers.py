@@ -20,6 +20,8 @@ from tests.hosted.gunicorn_bench import (
 )
 from tests.support.processes import eventually
 
+pytestmark = pytest.mark.slow
+
 
 def wait_replaced(here: Site, before: set[int]) -> None:
     """Wait until other workers than before serve, and go on serving for a while."""

@@ -11,6 +11,8 @@ from tests.integration.fleet import FAST, ServiceProcess, ended
 from tests.support.calculator_load import Load
 from tests.support.processes import eventually, free_port
 
+pytestmark = pytest.mark.slow
+
 INSTANCES = 3
 RESTARTS = 3
 CLIENTS = 6
