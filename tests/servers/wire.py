@@ -16,6 +16,7 @@ import socket
 import struct
 import subprocess
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -75,6 +76,17 @@ class Wire:
         subprocess.run(["ip", "address", "add", *address, "dev", "wire"], check=True)
         subprocess.run(["ip", "link", "set", "wire", "up"], check=True)
         subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
+        # The kernel takes an IPv6 address into use a little later, in a thread of its own.
+        ends_at = time.monotonic() + TIMEOUT_MS / 1000
+        while self._is_ipv6 and not self._is_in_use():
+            if time.monotonic() > ends_at:
+                raise TimeoutError(f"{ours} is not in use")
+            time.sleep(0.001)
+
+    def _is_in_use(self) -> bool:
+        """Whether the kernel has a route to our IPv6 address: it then answers for it."""
+        routes = Path("/proc/thread-self/net/ipv6_route").read_text().splitlines()
+        return any(route.startswith(f"{self._target.hex()} 80 ") for route in routes)
 
     def send(self, segment: Segment, payload: bytes = b"") -> None:
         """Send a segment to the kernel."""
