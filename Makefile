@@ -66,7 +66,7 @@ $(PY_CONSUL)/.installed: pyproject.toml $(STAMP)
 	@rm -rf $(PY_CONSUL)
 	@$(BIN)/python -m venv $(PY_CONSUL)
 	@$(PY_CONSUL)/bin/python -m pip install -q --upgrade 'pip>=25.1'
-	@$(PY_CONSUL)/bin/python -m pip install -q -e '.[zookeeper,thrift,cli]' --group test --group py-consul
+	@$(PY_CONSUL)/bin/python -m pip install -q -e '.[zookeeper,cli,servers]' --group test --group py-consul
 	@touch $@
 
 test-py-consul: $(PY_CONSUL)/.installed servers ## whatever concerns Consul and its client, with py-consul
