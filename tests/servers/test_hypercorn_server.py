@@ -50,6 +50,10 @@ class TestHypercornHttp1(ServerContract):
 class TestHypercornHttp2(TestHypercornHttp1):
     """HTTP/2, in clear text."""
 
+    # A stream that is not read when GOAWAY leaves is above its last one: not served, and the client's to send again
+    # elsewhere (RFC 9113, 6.8). Whether "pipelined" streams are read by then is a race.
+    can_pipeline = False
+
     def connect(self, address: tuple[str, int]) -> Http2Client:  # type: ignore[override]  # another client, same duties
         """Return one connection of streams."""
         return Http2Client(address)
