@@ -18,6 +18,8 @@ logger = logging.getLogger(__name__)
 class StopState:
     """Where the stop of one server is. Written by whoever stops the server, read from any thread without a lock.
 
+    A subclass that computes ``phase`` instead of entering it computes the three flags as well.
+
     Attributes:
         phase: SERVING until the stop begins.
         cut_off_at: when what is still in flight is cut off, on the tracker's clock; None until the stop begins. A
