@@ -59,8 +59,8 @@ class GunicornServer:
         self._in_flight = InFlight()
         self._in_flight.include(board)
         self._in_flight.stop_state.watch(self._publish)
-        # Held while the listener is being closed: it guards nothing that a request, the arbiter or cut_off() needs, only
-        # that two stops do not interleave. Every wait under it ends by its deadline.
+        # Held while the listener is being closed: it guards nothing that a request, the arbiter or cut_off() needs,
+        # only that two stops do not interleave. Every wait under it ends by its deadline.
         self._lock = threading.Lock()
         self._has_passed_on = False
         self._is_stopping = threading.Event()
