@@ -16,7 +16,8 @@ from collections.abc import Callable
 from registry_drain.clock import Clock, Deadline
 from registry_drain.errors import RegistryError
 from registry_drain.instance import ServiceInstance
-from registry_drain.registries.base import HandoverRegistration, Registration, Removal
+from registry_drain.registries.abilities import HandoverRegistration
+from registry_drain.registries.base import Registration, Removal
 from registry_drain.shutdown.events import logger
 
 REGISTER_TIMEOUT = 10.0

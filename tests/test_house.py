@@ -24,7 +24,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "registries": FACTS,
     "servers": FACTS,
     "shutdown": FACTS | {"registries.base", "servers.base", "servers.in_flight"},
-    "persistent_registration": FACTS | {"registries.base", "registries.retry", "shutdown.events"},
+    "persistent_registration": FACTS
+    | {"registries.abilities", "registries.base", "registries.retry", "shutdown.events"},
     "handover": FACTS | {"persistent_registration", "shutdown", "registries.base", "servers.listener"},
     "service": FACTS
     | {
@@ -61,11 +62,12 @@ MAY_IMPORT: dict[str, set[str]] = {
         "registries.url",
         "servers.base",
     },
-    "testing": FACTS | {"registries.base", "registries.retry", "servers.base", "servers.in_flight"},
+    "testing": FACTS
+    | {"registries.abilities", "registries.base", "registries.retry", "servers.base", "servers.in_flight"},
 }
 """``""`` is the package itself, ``registry_drain/__init__.py``."""
 SHARED = {
-    "registries": {"base", "url", "retry"},
+    "registries": {"abilities", "base", "url", "retry"},
     "servers": {
         "base",
         "in_flight",

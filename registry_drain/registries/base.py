@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Protocol, runtime_checkable
+from typing import Protocol
 
 from registry_drain.clock import Deadline
 from registry_drain.instance import ServiceInstance, format_endpoint
@@ -40,7 +40,9 @@ class RemovalOutcome(Enum):
     REFUSED = "refused"
     """The registry refused the credentials; the instance is still listed."""
     HANDED_OVER = "handed over"
-    """Never removed: another process keeps the entry. See :class:`HandoverRegistration`."""
+    """Never removed: another process keeps the entry. See
+    :class:`~registry_drain.registries.abilities.HandoverRegistration`.
+    """
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +77,25 @@ class Removal:
 
 
 @dataclass(frozen=True, slots=True)
+class EntryCheck:
+    """One health check of an entry.
+
+    Attributes:
+        id: unique among the entry's checks.
+        status: ``passing``, ``warning``, ``critical`` or ``maintenance``.
+        is_own: whether it checks this instance; else the host or agent that it is on.
+        output: what the check last said, for a person.
+        version: opaque; the same for as long as nothing about the check has changed.
+    """
+
+    id: str
+    status: str
+    is_own: bool = True
+    output: str = ""
+    version: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class RegistryEntry:
     """One entry as it stands in a registry, whoever wrote it. Fields it does not have are empty.
 
@@ -97,6 +118,10 @@ class RegistryEntry:
         locator: where it stands, for a person: a znode path, ``node/service id``, a file.
         version: opaque; differs after any re-registration, so that :meth:`Registry.remove` never removes what was not
             shown.
+        endpoints: further addresses and ports at which the same process is reached.
+        node: the host or agent that it is registered on, where the registry has such; else empty.
+        managed_by: the name of a system that registers again what it misses (Nomad, Kubernetes); empty if none shows.
+        checks: what the health is made of.
     """
 
     service: str
@@ -113,6 +138,10 @@ class RegistryEntry:
     problem: str = ""
     locator: str = ""
     version: str = ""
+    endpoints: tuple[tuple[str, int], ...] = ()
+    node: str = ""
+    managed_by: str = ""
+    checks: tuple[EntryCheck, ...] = ()
 
     @property
     def endpoint(self) -> str:
@@ -170,58 +199,6 @@ class Registration(Protocol):
         """Fence, remove our own instance and nobody else's, read the registry back, and say what was found.
 
         Retries inside the deadline. Registry failures are an outcome, not an exception.
-        """
-        ...
-
-
-@runtime_checkable
-class HandoverRegistration(Registration, Protocol):
-    """A registration that one process can hand to the one that replaces it: its entry is never missing, never double.
-
-    These members are optional, all of them or none. Without them the new process registers while the old one still is
-    registered, and the old one then removes its own: callers may see both for a moment, or, where one id has one entry
-    and the later process takes it over, whatever that backend's take-over looks like; a backend that refuses a second
-    owner refuses the hand-over, and the old process goes on.
-
-    The course of a hand-over, in the old process and (indented) in the new one::
-
-        offer()
-            adopt(offer), register()
-        on success:              on failure:
-            confirm()            take_back(), also when register() has never been called
-        hand_over()                 on_shutdown(), which leaves the entry alone: confirm() was not called
-    """
-
-    def offer(self, deadline: Deadline) -> str:
-        """Return what the new process needs to take the entry over; from now on write nothing that could overwrite it.
-
-        Renewing goes on. What is returned holds no secret. An empty string means that this registration cannot be
-        handed over, after all.
-
-        Raises:
-            RegistryUnavailableError: a write under way did not end in time; :meth:`take_back` follows.
-            LiveOwnerError: fenced.
-        """
-        ...
-
-    def adopt(self, offer: str) -> None:
-        """Take over, in the next ``register``, the entry that ``offer`` tells of. Sends nothing."""
-        ...
-
-    def confirm(self) -> None:
-        """The entry is ours for good: from now on ``on_shutdown`` removes it. Sends nothing."""
-        ...
-
-    def hand_over(self, deadline: Deadline) -> Removal:
-        """Fence, remove nothing, and look that the entry is the new process'. In place of ``on_shutdown``."""
-        ...
-
-    def take_back(self, deadline: Deadline) -> None:
-        """Put back what the new process may have overwritten, and go on as before :meth:`offer`. May be repeated.
-
-        Raises:
-            RegistryError: that failed; the registration goes on trying where its backend does so by itself.
-            LiveOwnerError: fenced.
         """
         ...
 

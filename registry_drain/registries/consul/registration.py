@@ -50,7 +50,8 @@ from registry_drain.errors import (
     RegistryUnavailableError,
 )
 from registry_drain.instance import ServiceInstance
-from registry_drain.registries.base import HandoverRegistration, Removal, RemovalOutcome
+from registry_drain.registries.abilities import HandoverRegistration
+from registry_drain.registries.base import Removal, RemovalOutcome
 from registry_drain.registries.consul.catalog import Listed, require_sight
 from registry_drain.registries.consul.heartbeat import Heartbeat
 from registry_drain.registries.consul.http import ConsulAddress, ConsulClient

@@ -30,15 +30,8 @@ from registry_drain.errors import (
     RegistryUnavailableError,
 )
 from registry_drain.instance import ServiceInstance
-from registry_drain.registries.base import (
-    HandoverRegistration,
-    Registry,
-    RegistryEntry,
-    Removal,
-    RemovalOutcome,
-    Watch,
-    WatchCallback,
-)
+from registry_drain.registries.abilities import HandoverRegistration
+from registry_drain.registries.base import Registry, RegistryEntry, Removal, RemovalOutcome, Watch, WatchCallback
 from registry_drain.registries.local.directory import InstanceDirectory
 from registry_drain.registries.local.file import file_name
 from registry_drain.registries.local.lock import HeldFile

@@ -32,7 +32,8 @@ from registry_drain.errors import (
     RegistryUnavailableError,
 )
 from registry_drain.instance import ServiceInstance
-from registry_drain.registries.base import HandoverRegistration, Removal, RemovalOutcome
+from registry_drain.registries.abilities import HandoverRegistration
+from registry_drain.registries.base import Removal, RemovalOutcome
 from registry_drain.registries.retry import retrying
 from registry_drain.registries.zookeeper.layouts import NodeTree
 from registry_drain.registries.zookeeper.node import OwnNode

@@ -9,7 +9,8 @@ from contextlib import contextmanager
 from dataclasses import replace
 
 from registry_drain.instance import ServiceInstance
-from registry_drain.registries.base import HandoverRegistration, Registry, RemovalOutcome
+from registry_drain.registries.abilities import HandoverRegistration
+from registry_drain.registries.base import Registry, RemovalOutcome
 from registry_drain.testing.bench import RegistryBench, promise, until
 from registry_drain.testing.registry_promises.subject import RegistrySubject
 
