@@ -68,7 +68,17 @@ class InstanceNotFoundError(RegistryError):
 
 
 class LiveOwnerError(RegistryError):
-    """The entry belongs to a live owner (a successor, or the instance itself) and was left alone."""
+    """The entry belongs to a live owner (a successor, or the instance itself) and was left alone.
+
+    Attributes:
+        yields_to_force: whether the same call with ``force`` would have done it. The message does not mention force:
+            who asked knows how it is spelled there.
+    """
+
+    def __init__(self, message: str, *, yields_to_force: bool = False) -> None:
+        """Say who owns it."""
+        super().__init__(message)
+        self.yields_to_force = yields_to_force
 
 
 class RegistryDataError(RegistryError):

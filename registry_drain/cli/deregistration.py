@@ -120,8 +120,8 @@ class Deregistration:
         return what
 
     def _advice(self, error: RegistryError) -> str:
-        if isinstance(error, LiveOwnerError) and not self._request.is_forced:
-            return " (--force removes it all the same, and --watch-back 30 shows whether its owner puts it back)"
+        if isinstance(error, LiveOwnerError) and error.yields_to_force:
+            return "; or use --force, and --watch-back 30 to see whether its owner puts it back"
         if error.retryable:
             return f" (tried for {self._request.timeout:g} s: check the address, or give it more --timeout)"
         return ""

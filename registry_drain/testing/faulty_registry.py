@@ -142,7 +142,9 @@ class FaultyRegistry:
         if listed.version != shown.version:
             raise LiveOwnerError(f"{shown} was registered anew since it was shown: list it again")
         if listed.is_live and not force:
-            raise LiveOwnerError(f"{shown} is kept by a live owner, {listed.owner}: stop that one, or use force")
+            raise LiveOwnerError(
+                f"{shown} is kept by a live owner, {listed.owner}: stop that one", yields_to_force=True
+            )
 
     def watch(self, service: str, deadline: Deadline, on_change: WatchCallback | None = None) -> MemoryWatch:
         """Follow a service: a READ, and what the cluster pushes from then on, which meets no faults."""

@@ -108,10 +108,13 @@ class ConsulRemoval:
             return
         what = f"{target.locator} ({self._entry.endpoint})"
         if target.consul_id.startswith(_NOMAD):
-            raise LiveOwnerError(f"{what} belongs to Nomad, which puts it back: stop its allocation, or use force")
+            raise LiveOwnerError(
+                f"{what} belongs to Nomad, which puts it back: stop its allocation", yields_to_force=True
+            )
         if target.is_live:
             raise LiveOwnerError(
-                f"{what}: its owner is alive, its checks pass on {target.node}: stop its process, or use force"
+                f"{what}: its owner is alive, its checks pass on {target.node}: stop its process",
+                yields_to_force=True,
             )
 
     def _absent(self, listed: list[Listed], deadline: Deadline) -> Removal:

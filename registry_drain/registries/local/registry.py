@@ -108,7 +108,7 @@ class LocalRegistry:
                 raise LiveOwnerError(f"{entry} was registered anew in {self._url} since it was shown: list it again")
             if not force:
                 keeper = f"is kept by {found.entry.owner}: stop that one" if found.is_live else "is no file of ours"
-                raise LiveOwnerError(f"{entry} in {self._url} {keeper}, or remove it by force")
+                raise LiveOwnerError(f"{entry} in {self._url} {keeper}", yields_to_force=True)
             self._directory.unlink(name)
             is_gone = self._directory.read(name) is None
             confirmed_at = self._clock.now()

@@ -70,7 +70,8 @@ class EntryRemoval:
             )
         if stat.ephemeralOwner and not force:
             raise LiveOwnerError(
-                f"{self._entry} is held by session {self._entry.owner}, which is alive: stop its process, or use force"
+                f"{self._entry} is held by session {self._entry.owner}, which is alive: stop its process",
+                yields_to_force=True,
             )
         if stat.numChildren:
             raise RegistryDataError(f"{self._path} has {stat.numChildren} children: it is a folder, not an instance")
