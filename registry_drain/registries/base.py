@@ -122,6 +122,7 @@ class RegistryEntry:
         node: the host or agent that it is registered on, where the registry has such; else empty.
         managed_by: the name of a system that registers again what it misses (Nomad, Kubernetes); empty if none shows.
         checks: what the health is made of.
+        layout: the form in which it is written, where a registry knows several; else empty.
     """
 
     service: str
@@ -142,6 +143,7 @@ class RegistryEntry:
     node: str = ""
     managed_by: str = ""
     checks: tuple[EntryCheck, ...] = ()
+    layout: str = ""
 
     @property
     def endpoint(self) -> str:
