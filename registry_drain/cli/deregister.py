@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from registry_drain.cli.arguments import CommandParser, some_seconds
 from registry_drain.cli.invocation import Document, Verdict, invoke
 from registry_drain.cli.output import Output
+from registry_drain.cli.selection import add_selection
 
 _EPILOG = """\
 exit status:
@@ -46,10 +47,7 @@ def main(arguments: Sequence[str] | None = None, *, program: str = "deregister")
 def _parser(program: str) -> CommandParser:
     parser = CommandParser(program, "Remove one instance from a registry, and prove that it is gone.", _EPILOG)
     parser.add_registry()
-    parser.add_argument("--service", required=True, metavar="NAME", help="the service it is listed under")
-    which = parser.add_argument_group("which instance (both must fit if both are given)")
-    which.add_argument("--id", metavar="ID", help="its id, or where it stands, as `registry-drain list` shows them")
-    which.add_argument("--address", metavar="HOST:PORT", help="its address, as it is listed; no name is looked up")
+    add_selection(parser)
     parser.add_argument(
         "--watch-back",
         type=some_seconds,

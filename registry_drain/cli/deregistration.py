@@ -16,11 +16,10 @@ from registry_drain.cli.exit_status import ExitStatus, status_of_error, status_o
 from registry_drain.cli.invocation import Document, Verdict
 from registry_drain.cli.output import Output
 from registry_drain.cli.patience import read_entries
-from registry_drain.cli.selection import Selection, refuse_several
+from registry_drain.cli.selection import Selection, named
 from registry_drain.cli.watch_back import watch_back
 from registry_drain.clock import Clock, Deadline
 from registry_drain.errors import ConfigurationError, LiveOwnerError, RegistryError
-from registry_drain.instance import parse_endpoint
 from registry_drain.registries.base import Registry, RegistryEntry, Removal
 
 _NO_CHANGE = "nothing was removed"
@@ -30,7 +29,7 @@ _NO_CHANGE = "nothing was removed"
 class Request:
     """What the operator asked for; times in seconds."""
 
-    service: str
+    service: str | None
     selection: Selection
     timeout: float
     watch_back: float = 0.0
@@ -44,14 +43,11 @@ class Request:
         Raises:
             ConfigurationError: they name no instance, or not as an address is written.
         """
-        if options.id is None and options.address is None:
-            raise ConfigurationError("say which instance: --id ID or --address HOST:PORT")
-        for option in ("service", "id"):
-            if getattr(options, option) == "":
-                raise ConfigurationError(f"--{option} is empty")
+        selection = Selection.of(options)
+        selection.require()
         return cls(
-            service=options.service,
-            selection=Selection(options.id, None if options.address is None else parse_endpoint(options.address)),
+            service=selection.service,
+            selection=selection,
             timeout=options.timeout,
             watch_back=options.watch_back,
             is_forced=options.force,
@@ -107,9 +103,15 @@ class Deregistration:
     def _find(self, deadline: Deadline) -> tuple[RegistryEntry, Sequence[RegistryEntry]]:
         selection, service = self._request.selection, self._request.service
         entries = read_entries(self._registry, service, deadline, self._output)
-        found = selection.one_of(entries, service, self._registry.url)
+        found = selection.select(entries)
+        if not found:
+            raise selection.not_found(entries, self._registry.url)
         self._document["candidates"] = [entry_document(entry) for entry in found]
-        refuse_several(found, selection)
+        if len(found) > 1:
+            raise ConfigurationError(
+                f"nothing was removed: {len(found)} instances have {selection}; choose one with --id:"
+                f" {named(found, with_locator=True)}"
+            )
         self._document["instance"] = entry_document(found[0])
         return found[0], [entry for entry in entries if entry is not found[0]]
 

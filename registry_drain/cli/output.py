@@ -41,6 +41,11 @@ class Output:
         """Whether a person reads standard output."""
         return _is_terminal(sys.stdout)
 
+    @property
+    def is_watched(self) -> bool:
+        """Whether a person reads standard error and wants to be told how it goes."""
+        return _is_terminal(sys.stderr) and not (self.is_quiet or self.is_json)
+
     def say(self, line: str) -> None:
         """Write one line of the result, unless it was asked for as JSON or not at all."""
         if not (self.is_json or self.is_quiet):
@@ -85,7 +90,7 @@ class Output:
 
     def remark(self, line: str) -> None:
         """Tell the person at a terminal what takes so long; scripts and logs are spared."""
-        if _is_terminal(sys.stderr) and not (self.is_quiet or self.is_json):
+        if self.is_watched:
             self.complain(line)
 
     def _give_up(self, stream: TextIO, error: Exception) -> None:
