@@ -43,6 +43,22 @@ class BulkRegistry(Registry, Protocol):
         ...
 
 
+@runtime_checkable
+class CompanionRegistry(Registry, Protocol):
+    """A registry in which other things belong to an entry, and go when it goes."""
+
+    def companions(self, entries: Sequence[RegistryEntry], deadline: Deadline) -> Sequence[Sequence[str]]:
+        """Return, for each of ``entries`` in their order, what else :meth:`Registry.remove` takes away: a line each.
+
+        Such as the sidecar proxy or the management endpoint of the same process, or a check that is registered apart.
+        Changes nothing. :attr:`Removal.detail` names them again when they are gone.
+
+        Raises:
+            RegistryUnavailableError, PermissionRefusedError: as everywhere.
+        """
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Rotation:
     """What became of taking one entry out of rotation, or of putting it back.

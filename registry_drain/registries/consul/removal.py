@@ -31,8 +31,6 @@ from registry_drain.registries.consul.catalog import Listed, is_askable, read_se
 from registry_drain.registries.consul.http import ConsulAddress, ConsulClient
 from registry_drain.registries.consul.retry import persistently
 
-_NOMAD = "_nomad-"
-"""Nomad names its services so, and registers again what it misses within seconds."""
 _OTHER_AGENT_WITHIN = 2.0
 """Seconds for another agent's answer: most listen on loopback only, and a firewall says nothing."""
 _ALIVE = 1
@@ -107,9 +105,9 @@ class ConsulRemoval:
         if self._force:
             return
         what = f"{target.locator} ({self._entry.endpoint})"
-        if target.consul_id.startswith(_NOMAD):
+        if manager := target.manager:
             raise LiveOwnerError(
-                f"{what} belongs to Nomad, which puts it back: stop its allocation", yields_to_force=True
+                f"{what} belongs to {manager.name}, which puts it back: {manager.remedy}", yields_to_force=True
             )
         if target.is_live:
             raise LiveOwnerError(
