@@ -13,24 +13,13 @@ import argparse
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from registry_drain.cli.arguments import count_from
 from registry_drain.cli.exit_status import ExitStatus
 from registry_drain.cli.invocation import Verdict
+from registry_drain.cli.options import add_consent as add_consent  # noqa: PLC0414 -- a help takes it from there
 from registry_drain.cli.selection import named
 from registry_drain.registries.base import RegistryEntry
 
-_MOST = 1_000_000
 _HEALTHY = frozenset({"passing", "warning"})
-
-
-def add_consent(parser: argparse.ArgumentParser, *, force: str = "") -> None:
-    """Add ``--yes`` and ``--max``, and ``--force`` if its help is given."""
-    parser.add_argument("--yes", action="store_true", help="do it to all that fit, if they are several")
-    parser.add_argument(
-        "--max", type=count_from(1, _MOST), metavar="N", help="do nothing if more than N fit (default: no limit)"
-    )
-    if force:
-        parser.add_argument("--force", action="store_true", help=force)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +38,7 @@ class Consent:
 
     @classmethod
     def of(cls, options: argparse.Namespace) -> Consent:
-        """Take it from the arguments that :func:`add_consent` added."""
+        """Take it from the arguments that :func:`~registry_drain.cli.options.add_consent` added."""
         return cls(options.yes, options.max, getattr(options, "force", False))
 
     def missing(

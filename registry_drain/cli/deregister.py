@@ -10,8 +10,8 @@ from collections.abc import Sequence
 
 from registry_drain.cli.arguments import CommandParser, some_seconds
 from registry_drain.cli.invocation import Document, Verdict, invoke
+from registry_drain.cli.options import add_selection
 from registry_drain.cli.output import Output
-from registry_drain.cli.selection import add_selection
 
 _EPILOG = """\
 exit status:

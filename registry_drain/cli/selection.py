@@ -11,6 +11,7 @@ import ipaddress
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from registry_drain.cli.options import add_selection as add_selection  # noqa: PLC0414 -- a help takes it from there
 from registry_drain.errors import ConfigurationError, InstanceNotFoundError
 from registry_drain.instance import format_endpoint, parse_endpoint
 from registry_drain.registries.base import RegistryEntry
@@ -18,36 +19,6 @@ from registry_drain.registries.base import RegistryEntry
 _MOST_SHOWN = 5
 """Instances named in one line: enough to see a typing error, few enough to read."""
 CRITICAL = "critical"
-
-
-def add_selection(parser: argparse.ArgumentParser, *, with_all: bool = True) -> None:
-    """Add the options that say which instances are meant; ``with_all`` for commands that change something."""
-    which = parser.add_argument_group("which instances (all that is given must fit)")
-    which.add_argument("--service", metavar="NAME", help="listed under this name (default: any service)")
-    which.add_argument("--id", metavar="ID", help="its id, or where it stands, as `registry-drain list` shows them")
-    which.add_argument(
-        "--address", metavar="HOST:PORT", help="reached there, be it by a further endpoint; no name is looked up"
-    )
-    which.add_argument("--node", metavar="NAME", help="on this node or, where the registry has none, at this host")
-    which.add_argument("--tag", action="append", default=[], metavar="TAG", help="has this tag; may be repeated")
-    which.add_argument(
-        "--meta", action="append", default=[], metavar="KEY=VALUE", help="has this metadata; may be repeated"
-    )
-    which.add_argument("--all-unhealthy", action="store_true", help="its health is critical, or its owner is dead")
-    which.add_argument(
-        "--critical-for",
-        type=_duration,
-        metavar="TIME",
-        help="seen critical for this long (90s, 10m, 2h) by runs of this command",
-    )
-    if with_all:
-        which.add_argument("--all", action="store_true", help="every instance of --service")
-
-
-def _duration(text: str) -> float:
-    from registry_drain.cli.duration import duration  # here, because hardly anybody gives one
-
-    return duration(text)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +51,7 @@ class Selection:
 
     @classmethod
     def of(cls, options: argparse.Namespace) -> Selection:
-        """Take it from the arguments that :func:`add_selection` added.
+        """Take it from the arguments that :func:`~registry_drain.cli.options.add_selection` added.
 
         Raises:
             ConfigurationError: an empty value, an address that is none, ``--all`` with anything but a service.

@@ -1,0 +1,53 @@
+"""Options that several commands have: which instances are meant, and what the operator agrees to.
+
+Apart from what they become (:mod:`registry_drain.cli.selection`, :mod:`registry_drain.cli.consent`), so that a help
+loads neither.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+from registry_drain.cli.arguments import count_from
+
+_MOST = 1_000_000
+
+
+def add_selection(parser: argparse.ArgumentParser, *, with_all: bool = True) -> None:
+    """Add the options that say which instances are meant; ``with_all`` for commands that change something."""
+    which = parser.add_argument_group("which instances (all that is given must fit)")
+    which.add_argument("--service", metavar="NAME", help="listed under this name (default: any service)")
+    which.add_argument("--id", metavar="ID", help="its id, or where it stands, as `registry-drain list` shows them")
+    which.add_argument(
+        "--address", metavar="HOST:PORT", help="reached there, be it by a further endpoint; no name is looked up"
+    )
+    which.add_argument("--node", metavar="NAME", help="on this node or, where the registry has none, at this host")
+    which.add_argument("--tag", action="append", default=[], metavar="TAG", help="has this tag; may be repeated")
+    which.add_argument(
+        "--meta", action="append", default=[], metavar="KEY=VALUE", help="has this metadata; may be repeated"
+    )
+    which.add_argument("--all-unhealthy", action="store_true", help="its health is critical, or its owner is dead")
+    which.add_argument(
+        "--critical-for",
+        type=_duration,
+        metavar="TIME",
+        help="seen critical for this long (90s, 10m, 2h) by runs on this machine",
+    )
+    if with_all:
+        which.add_argument("--all", action="store_true", help="every instance of --service")
+
+
+def _duration(text: str) -> float:
+    from registry_drain.cli.duration import duration  # here, because hardly anybody gives one
+
+    return duration(text)
+
+
+def add_consent(parser: argparse.ArgumentParser, *, force: str = "") -> None:
+    """Add ``--yes`` and ``--max``, and ``--force`` if its help is given."""
+    parser.add_argument("--yes", action="store_true", help="do it to all that fit, if they are several")
+    parser.add_argument(
+        "--max", type=count_from(1, _MOST), metavar="N", help="do nothing if more than N fit (default: no limit)"
+    )
+    if force:
+        parser.add_argument("--force", action="store_true", help=force)
