@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -210,9 +211,16 @@ def test_a_stream_learns_that_the_server_drains() -> None:
     assert 0 < (seen[1][1] or 0) <= PATIENCE
 
 
-def test_streams_may_be_ended_between_two_messages() -> None:
-    """With a status that says why, and what has been sent arrives."""
-    server = new_server(echo, end_streams_after=0.2)
+@pytest.mark.parametrize("pause", [0.0, 0.3], ids=["never-pausing", "pausing"])
+def test_streams_may_be_ended_between_two_messages(pause: float) -> None:
+    """With a status that says why, even if the next message comes a little later; and what has been sent arrives."""
+
+    def serve(payload: bytes) -> bytes:
+        if payload != b"0":
+            time.sleep(pause)
+        return payload
+
+    server = new_server(serve, end_streams_after=0.2)
     with started(server) as address, channel_to(address) as channel:
         stream = channel.unary_stream("/echo.Echo/Count")(b"1000000000")
         assert next(stream) == b"0"

@@ -24,6 +24,11 @@ from registry_drain.servers.in_flight import InFlight
 HEALTH = "/grpc.health.v1.Health/"
 """What the names of health checks begin with."""
 
+WAITING_STREAM_PATIENCE = 1.0
+"""Seconds for streams to end between two messages, once they must; what has not is waiting, and is cancelled. A stream
+that sends all the time may be held up for a while: by its client, which does not read, or by a machine that is busy.
+"""
+
 _CACHE_LIMIT = 10_000
 """Counting handlers that are kept; a server that invents a handler for each call must not fill the memory."""
 
@@ -131,10 +136,12 @@ class Calls:
         """Note that the drain begins; return in how many seconds :meth:`end_streams` is due, None for never."""
         if self.end_streams_after is not None and self.stream_ends_at is None:
             self.stream_ends_at = time.monotonic() + self.end_streams_after
-        return None if self.stream_ends_at is None else max(self.stream_ends_at - time.monotonic(), 0.0)
+        if self.stream_ends_at is None:
+            return None
+        return max(self.stream_ends_at + WAITING_STREAM_PATIENCE - time.monotonic(), 0.0)
 
     def end_streams(self) -> None:
-        """End the streams that have not ended by themselves."""
+        """Cancel the streams that have not ended between two messages, nor by themselves."""
         _call_all(self._enders)
 
 

@@ -29,7 +29,7 @@ class DrainInterceptor(grpc.ServerInterceptor):  # type: ignore[misc]  # grpc is
         health: the ``HealthServicer`` that was added to the server; None: the interceptor answers health checks.
         end_streams_after: seconds after which a draining server ends streams of answers: between two messages, with
             UNAVAILABLE and trailing metadata ``registry-drain: draining``; None: they end by themselves, or are cut
-            off. One that is waiting for its next message is cancelled.
+            off. One that is still waiting for its next message a second later is cancelled.
         clock: for the instants of requests.
 
     Raises:
