@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import select
 import socket
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -157,6 +159,48 @@ def test_a_client_that_calls_while_it_drains_is_closed_behind_a_call_and_never_b
         assert server.cut_off() == ()
     finally:
         client.close()
+        server.cut_off()
+
+
+def test_a_client_that_says_goodbye_does_not_take_the_next_one_along() -> None:
+    """Its descriptor belongs to the next client before the pool has forgotten it."""
+    is_leaving, may_leave = threading.Event(), threading.Event()
+
+    def leave(_connection: object) -> None:
+        is_leaving.set()
+        may_leave.wait(PATIENCE)
+
+    service = service_of(echo)
+    service.on_disconnect = leave
+    pool = ThreadPoolServer(service, hostname="127.0.0.1", port=0)
+    server = RpycServer(pool)
+    first = RpycClient(server.start())
+    others = [socket.socket(), socket.socket()]
+    fillers: list[int] = []
+    try:
+        assert first.connection.root.call(b"1") == b"1"
+        [descriptor] = pool.fd_to_conn
+        first.connection.close()
+        assert is_leaving.wait(PATIENCE)
+        while not fillers or fillers[-1] < descriptor:
+            fillers.append(os.open(os.devnull, os.O_RDONLY))
+        assert fillers[-1] == descriptor, "it is free again"
+        os.close(fillers.pop())
+        # The first of them takes the one that accept() has waited with.
+        for each in others:
+            each.connect(pool.listener.getsockname())
+        eventually(lambda: getattr(pool.fd_to_conn.get(descriptor), "closed", True) is False)
+        may_leave.set()
+        second = rpyc.connect_stream(rpyc.SocketStream(others[1]))
+        for _ in range(20):
+            assert second.root.call(b"2") == b"2"
+        second.close()
+    finally:
+        may_leave.set()
+        for each in others:
+            each.close()
+        for filler in fillers:
+            os.close(filler)
         server.cut_off()
 
 

@@ -10,6 +10,8 @@ Rules:
 
 1. A pool's connection is served by whichever worker takes it, and waited for by the polling thread in between.
 2. ``close()`` comes last, when every thread has ended: a pool's joins them, without a limit.
+3. A pool finds its connections by descriptor, and one that a client's goodbye has closed belongs to the next client at
+   once. So a worker remembers which connection it serves, and drops that one: RPyC's own would drop the next client's.
 """
 
 from __future__ import annotations
@@ -93,7 +95,6 @@ class RpycServer(BlockingServerAdapter):
     def _install(self, _listener: DrainableListener[Any]) -> None:
         server = self._server
         if isinstance(server, ThreadPoolServer):
-            self._serve_batch = server._serve_requests  # noqa: SLF001
             server._serve_requests = self._serve_pooled  # noqa: SLF001
             self._wait_for_more = server._add_inactive_connection  # noqa: SLF001
             server._add_inactive_connection = self._wait_pooled  # noqa: SLF001
@@ -160,15 +161,38 @@ class RpycServer(BlockingServerAdapter):
             connection.closed()
 
     def _serve_pooled(self, descriptor: int) -> None:
-        """Serve what has come on one connection of the pool, in a worker."""
-        connection = self._pooled(descriptor)
-        if connection is None:
+        """Serve what has come on one connection of the pool, in a worker: RPyC's ``_serve_requests``; see rule 3."""
+        server = self._server
+        protocol = server.fd_to_conn.get(descriptor)
+        if protocol is None:
             return  # dropped meanwhile
-        connection.thread = threading.current_thread()
+        protocol.drained.thread = threading.current_thread()
         # Busy before anything is read: what has waited for the polling thread's next look is not new, and while it is
         # being read nothing else would tell that the connection is not quiet.
-        connection.is_waiting = False
-        self._serve_batch(descriptor)
+        protocol.drained.is_waiting = False
+        for _ in range(server.request_batch_size):
+            try:
+                has_served = protocol.poll()
+            except EOFError:
+                self._drop_pooled(descriptor, protocol)
+                return
+            except Exception:
+                self._queue_pooled(descriptor, protocol)
+                raise
+            if not has_served:
+                self._wait_pooled(descriptor)
+                return
+        self._queue_pooled(descriptor, protocol)
+
+    def _drop_pooled(self, descriptor: int, protocol: Any) -> None:
+        if self._server.fd_to_conn.get(descriptor) is protocol:
+            del self._server.fd_to_conn[descriptor]
+        protocol.close()
+
+    def _queue_pooled(self, descriptor: int, protocol: Any) -> None:
+        """Let the workers serve others first."""
+        if self._server.fd_to_conn.get(descriptor) is protocol:
+            self._server._active_connection_queue.put(descriptor)  # noqa: SLF001
 
     def _wait_pooled(self, descriptor: int) -> None:
         """Have the polling thread wait for more."""
