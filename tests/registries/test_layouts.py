@@ -250,7 +250,10 @@ def test_what_is_written_is_read_back(name: str, address: str, port: int, metada
 
 @PATIENT
 @pytest.mark.parametrize("name", OTHERS)
-@given(node=st.text(st.characters(exclude_characters="/"), min_size=1, max_size=60), data=st.binary(max_size=200))
+@given(
+    node=st.text(st.characters(codec="utf-8", exclude_characters="/"), min_size=1, max_size=60),
+    data=st.binary(max_size=200),
+)
 def test_garbage_becomes_a_problem(name: str, node: str, data: bytes) -> None:
     """No name and no bytes make it raise, or show what no terminal takes."""
     _check(LAYOUTS[name], node, data)

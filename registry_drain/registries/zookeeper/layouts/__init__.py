@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 
+from registry_drain.registries.zookeeper.layouts.auto import AutoLayout
 from registry_drain.registries.zookeeper.layouts.base import Layout, NodeContent, NodeTree
 from registry_drain.registries.zookeeper.layouts.curator import CuratorLayout
 from registry_drain.registries.zookeeper.layouts.endpoint_named import (
@@ -39,7 +40,10 @@ _ALL: tuple[Layout, ...] = (
 LAYOUTS: Mapping[str, Layout] = MappingProxyType({layout.name: layout for layout in _ALL})
 """Every layout by its name in a URL."""
 
+AUTO = AutoLayout(_ALL)
+"""Recognises each node by itself; lists and removes, and registers nothing."""
+
 DEFAULT_LAYOUT = CuratorLayout.name
 """Curator's, because Spring Cloud, Dubbo's application mode and Armeria all read it."""
 
-__all__ = ["DEFAULT_LAYOUT", "LAYOUTS", "CuratorLayout", "Layout", "NodeContent", "NodeTree"]
+__all__ = ["AUTO", "DEFAULT_LAYOUT", "LAYOUTS", "AutoLayout", "CuratorLayout", "Layout", "NodeContent", "NodeTree"]

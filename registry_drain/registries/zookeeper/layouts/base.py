@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from enum import IntEnum
 from typing import Protocol
 
 from registry_drain.errors import ConfigurationError
@@ -35,6 +36,17 @@ class NodeContent:
     health: str = ""
     registered_at: float | None = None
     problem: str = ""
+    endpoints: tuple[tuple[str, int], ...] = ()
+
+
+class Recognition(IntEnum):
+    """How sure a layout is that a node was written in its way. The surest one is believed."""
+
+    NONE = 0
+    LIKELY = 1
+    """The form fits, and little else is written like that."""
+    SURE = 2
+    """Several things fit that nothing else has together."""
 
 
 class Layout(Protocol):
@@ -70,6 +82,14 @@ class Layout(Protocol):
 
     def decode(self, node_name: str, data: bytes) -> NodeContent:
         """Return what a node says. Never raises: foreign bytes become a ``problem``."""
+        ...
+
+    def recognises(self, node_name: str, data: bytes) -> Recognition:
+        """Say how sure it is that a node is an instance in this layout, for a tree in which anything may stand.
+
+        Stricter than :meth:`decode`, which is told that it is one: other systems' configuration, and chance, must not
+        look like an instance, because an instance is something that may be removed. Never raises.
+        """
         ...
 
 

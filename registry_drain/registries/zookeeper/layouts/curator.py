@@ -15,8 +15,19 @@ import json
 from typing import ClassVar
 
 from registry_drain.instance import ServiceInstance
-from registry_drain.registries.zookeeper.layouts.base import NodeContent
-from registry_drain.registries.zookeeper.layouts.reading import printable, read_object, read_port, read_time, text_of
+from registry_drain.registries.zookeeper.layouts.base import NodeContent, Recognition
+from registry_drain.registries.zookeeper.layouts.reading import (
+    merged_endpoints,
+    printable,
+    read_object,
+    read_port,
+    read_time,
+    read_url_endpoint,
+    text_of,
+)
+
+_EPHEMERAL_TYPES = {"DYNAMIC", "DYNAMIC_SEQUENTIAL"}
+"""STATIC and PERMANENT instances are persistent nodes: they stay when their process is gone. Shown as metadata."""
 
 
 class CuratorLayout:
@@ -64,6 +75,9 @@ class CuratorLayout:
         if not port:
             problems.append("no port")
         metadata, tags = _payload(document.get("payload"))
+        service_type = document.get("serviceType")
+        if isinstance(service_type, str) and service_type not in _EPHEMERAL_TYPES:
+            metadata["serviceType"] = printable(service_type)
         return NodeContent(
             id=node_name,
             address=printable(address),
@@ -73,7 +87,54 @@ class CuratorLayout:
             health="maintenance" if _is_out_of_service(document, metadata) else "",
             registered_at=read_time(document.get("registrationTimeUTC")),
             problem="; ".join(problems),
+            endpoints=merged_endpoints((printable(address), port), _further_endpoints(document, address, metadata)),
         )
+
+    def recognises(self, node_name: str, data: bytes) -> Recognition:
+        """By the fields that every version of Curator writes."""
+        del node_name
+        document = read_object(data)
+        if isinstance(document, str):
+            return Recognition.NONE
+        has_texts = all(isinstance(document.get(key), str) for key in ("name", "id", "address", "serviceType"))
+        is_ours = has_texts and {"port", "payload", "registrationTimeUTC"} <= document.keys()
+        return Recognition.SURE if is_ours else Recognition.NONE
+
+
+def _further_endpoints(document: dict[str, object], address: str, metadata: dict[str, str]) -> list[tuple[str, int]]:
+    """Return where else the same process is reached: by TLS, by its URI, and Dubbo's protocols."""
+    found = [(printable(address), read_port(document.get("sslPort"))), _uri_endpoint(document)]
+    # Dubbo, per application: each protocol has a port (dubbo, ServiceInstanceMetadataUtils.java).
+    try:
+        protocols = json.loads(metadata.get("dubbo.endpoints", "[]"))
+    except (ValueError, RecursionError):
+        protocols = []
+    ports = [each.get("port") for each in protocols if isinstance(each, dict)] if isinstance(protocols, list) else []
+    return found + [(printable(address), read_port(port)) for port in ports]
+
+
+def _uri_endpoint(document: dict[str, object]) -> tuple[str, int]:
+    """Return what the ``uriSpec`` builds, if that has host and port: texts, and fields of the instance."""
+    spec = document.get("uriSpec")
+    parts = spec.get("parts") if isinstance(spec, dict) else None
+    if not isinstance(parts, list):
+        return "", 0
+    values = {
+        "scheme": "http",
+        "name": document.get("name"),
+        "id": document.get("id"),
+        "address": document.get("address"),
+        "port": document.get("port"),
+        "ssl-port": document.get("sslPort"),
+    }
+    uri = ""
+    for part in parts:
+        if not isinstance(part, dict):
+            return "", 0
+        value = part.get("value")
+        uri += text_of(values.get(str(value), "") if part.get("variable") is True else value)
+    address, port = read_url_endpoint(uri)
+    return printable(address), port
 
 
 def _is_out_of_service(document: dict[str, object], metadata: dict[str, str]) -> bool:

@@ -14,16 +14,22 @@ plain       ``{path}/{host:port}``                none, or ``host:port`` in a no
 
 from __future__ import annotations
 
+import re
 import uuid
 from typing import ClassVar
 from urllib.parse import parse_qsl, urlencode
 
 from registry_drain.instance import ServiceInstance, format_endpoint
-from registry_drain.registries.zookeeper.layouts.base import NodeContent
-from registry_drain.registries.zookeeper.layouts.reading import printable, read_endpoint
+from registry_drain.registries.zookeeper.layouts.base import NodeContent, Recognition
+from registry_drain.registries.zookeeper.layouts.reading import is_sure_endpoint, printable, read_endpoint
 
 _LONGEST_DATA = 65_536
 """Bytes; what is longer is nothing of theirs."""
+_NETWORKS = frozenset({"tcp", "http", "ws", "wss", "quic", "kcp", "unix", "reuseport", "iouring", "rdma", "memu"})
+"""What rpcx listens on (rpcx, server/listener*.go)."""
+_QUERY = re.compile(rb"(?:[^=&\x00-\x1f]+=[^=&\x00-\x1f]*(?:&|\Z))*")
+_HEX = re.compile("[0-9a-f]{32}")
+"""A UUID without dashes."""
 
 
 class _EndpointNamed:
@@ -64,6 +70,12 @@ class RpcxLayout(_EndpointNamed):
             problem="" if port else "its name is not NETWORK@HOST:PORT",
         )
 
+    def recognises(self, node_name: str, data: bytes) -> Recognition:
+        """By a network that rpcx knows before the endpoint, and a query string."""
+        network, _, endpoint = node_name.rpartition("@")
+        is_ours = network in _NETWORKS and all(read_endpoint(endpoint)) and _QUERY.fullmatch(data) is not None
+        return Recognition.SURE if is_ours else Recognition.NONE
+
 
 class ArmeriaLayout(_EndpointNamed):
     """See the module. The metadata ``weight``, if it is a number, is the weight."""
@@ -94,6 +106,12 @@ class ArmeriaLayout(_EndpointNamed):
             return NodeContent(node_name, problem="not HOST:PORT or HOST:PORT:WEIGHT")
         return NodeContent(node_name, address, port, metadata=metadata)
 
+    def recognises(self, node_name: str, data: bytes) -> Recognition:
+        """By name and data that say the same: data alone could be anybody's setting."""
+        content = self.decode(node_name, data)
+        is_ours = not content.problem and node_name == f"{content.address}_{content.port}"
+        return Recognition.SURE if is_ours else Recognition.NONE
+
 
 class KingPinLayout(_EndpointNamed):
     """See the module."""
@@ -114,6 +132,12 @@ class KingPinLayout(_EndpointNamed):
         del data
         address, port = read_endpoint(node_name.partition("-")[2])
         return NodeContent(node_name, address, port, problem="" if port else "its name does not end in -HOST:PORT")
+
+    def recognises(self, node_name: str, data: bytes) -> Recognition:
+        """By a UUID's digits before the endpoint."""
+        digits = node_name.partition("-")[0]
+        is_ours = _HEX.fullmatch(digits) is not None and not self.decode(node_name, data).problem
+        return Recognition.SURE if is_ours else Recognition.NONE
 
 
 class PlainLayout(_EndpointNamed):
@@ -138,6 +162,12 @@ class PlainLayout(_EndpointNamed):
         return NodeContent(
             node_name, address, port, problem="" if port else "neither its name nor its data are HOST:PORT"
         )
+
+    def recognises(self, node_name: str, data: bytes) -> Recognition:
+        """By its name, beside which there is nothing. An endpoint in a node of another name may be a setting."""
+        text = _text(data).strip()
+        is_ours = is_sure_endpoint(node_name) and (not text or all(read_endpoint(text)))
+        return Recognition.LIKELY if is_ours else Recognition.NONE
 
 
 def _text(data: bytes) -> str:

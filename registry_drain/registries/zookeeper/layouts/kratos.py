@@ -8,11 +8,16 @@ from __future__ import annotations
 
 import json
 from typing import ClassVar
-from urllib.parse import urlsplit
 
 from registry_drain.instance import ServiceInstance
-from registry_drain.registries.zookeeper.layouts.base import NodeContent
-from registry_drain.registries.zookeeper.layouts.reading import printable, read_endpoint, read_object, text_of
+from registry_drain.registries.zookeeper.layouts.base import NodeContent, Recognition
+from registry_drain.registries.zookeeper.layouts.reading import (
+    merged_endpoints,
+    printable,
+    read_object,
+    read_url_endpoint,
+    text_of,
+)
 
 _DEFAULT_SCHEME = "grpc"
 
@@ -59,18 +64,22 @@ class KratosLayout:
         endpoints = [text_of(each) for each in listed] if isinstance(listed, list) else []
         if endpoints:
             metadata["endpoints"] = " ".join(endpoints)
-        address, port = next((found for each in endpoints if (found := _endpoint(each))[1]), ("", 0))
+        reached = [found for found in map(read_url_endpoint, endpoints) if all(found)]
+        address, port = reached[0] if reached else ("", 0)
         return NodeContent(
             id=node_name,
             address=address,
             port=port,
             metadata=metadata,
             problem="" if port else "no endpoint with host and port",
+            endpoints=merged_endpoints((address, port), reached),
         )
 
-
-def _endpoint(url: str) -> tuple[str, int]:
-    try:
-        return read_endpoint(urlsplit(url).netloc)
-    except ValueError:  # brackets that do not match
-        return "", 0
+    def recognises(self, node_name: str, data: bytes) -> Recognition:
+        """By its id, its name, and endpoints of which at least one is a URL with host and port."""
+        document = read_object(data)
+        if isinstance(document, str):
+            return Recognition.NONE
+        has_texts = all(isinstance(document.get(key), str) and document[key] for key in ("id", "name"))
+        is_ours = has_texts and "version" in document and not self.decode(node_name, data).problem
+        return Recognition.SURE if is_ours else Recognition.NONE

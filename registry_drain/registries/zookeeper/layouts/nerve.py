@@ -14,7 +14,7 @@ import re
 from typing import ClassVar
 
 from registry_drain.instance import ServiceInstance
-from registry_drain.registries.zookeeper.layouts.base import NodeContent
+from registry_drain.registries.zookeeper.layouts.base import NodeContent, Recognition
 from registry_drain.registries.zookeeper.layouts.reading import printable, read_object, read_port, text_of
 
 _NUMBER = re.compile(r"_\d{10}$")
@@ -67,6 +67,15 @@ class NerveLayout:
             metadata=metadata,
             problem="" if address and port else "no host and port",
         )
+
+    def recognises(self, node_name: str, data: bytes) -> Recognition:
+        """By a number at the end of the name, and host, port and name beside each other."""
+        in_name = _in_name(node_name)
+        document = read_object(in_name or data)
+        if isinstance(document, str) or not _NUMBER.search(node_name):
+            return Recognition.NONE
+        is_ours = isinstance(document.get("name"), str) and not self.decode(node_name, data).problem
+        return Recognition.SURE if is_ours else Recognition.NONE
 
 
 def _in_name(node_name: str) -> bytes:

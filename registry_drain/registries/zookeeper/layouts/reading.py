@@ -6,11 +6,15 @@ thousand deep.
 
 from __future__ import annotations
 
+import ipaddress
 import json
+import re
+from urllib.parse import urlsplit
 
 from registry_drain.errors import ConfigurationError
 from registry_drain.instance import MAX_PORT, parse_endpoint
 
+_HOST_NAME = re.compile(r"(?!-)[a-z0-9_-]{1,63}(?<!-)(?:\.(?!-)[a-z0-9_-]{1,63}(?<!-))*\.?", re.IGNORECASE | re.ASCII)
 _LATEST_MS = 253402300800000
 """The year 10000, which no date formatting survives."""
 
@@ -30,6 +34,38 @@ def read_endpoint(text: str) -> tuple[str, int]:
         return parse_endpoint(text)
     except ConfigurationError:
         return "", 0
+
+
+def read_url_endpoint(url: str) -> tuple[str, int]:
+    """Return the address and port in a URL; nothing of both if it has not both."""
+    try:
+        netloc = urlsplit(url).netloc
+    except ValueError:  # brackets that do not match
+        return "", 0
+    return read_endpoint(netloc.rpartition("@")[2])
+
+
+def is_sure_endpoint(text: str) -> bool:
+    """Return whether ``text`` is ``host:port`` beyond doubt: ``12:30`` is a time of day, ``key:1`` a setting.
+
+    The host is an IP address, ``localhost``, or a name with letters and a dot, a dash or a digit.
+    """
+    host, port = read_endpoint(text)
+    if not port:
+        return False
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        # The last label of a name is never a number (RFC 1123, section 2.1).
+        is_name = _HOST_NAME.fullmatch(host) is not None and not host.rpartition(".")[2].isdigit()
+        return is_name and (host == "localhost" or not host.isalpha())
+    return True
+
+
+def merged_endpoints(main: tuple[str, int], further: list[tuple[str, int]]) -> tuple[tuple[str, int], ...]:
+    """Return those of ``further`` that have address and port, each once, and not the main one again."""
+    found = dict.fromkeys(each for each in further if each[0] and each[1] and each != main)
+    return tuple(found)
 
 
 def read_port(value: object) -> int:

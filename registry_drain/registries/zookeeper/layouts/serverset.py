@@ -11,8 +11,14 @@ import json
 from typing import ClassVar
 
 from registry_drain.instance import ServiceInstance, format_endpoint
-from registry_drain.registries.zookeeper.layouts.base import NodeContent
-from registry_drain.registries.zookeeper.layouts.reading import printable, read_object, read_port, text_of
+from registry_drain.registries.zookeeper.layouts.base import NodeContent, Recognition
+from registry_drain.registries.zookeeper.layouts.reading import (
+    merged_endpoints,
+    printable,
+    read_object,
+    read_port,
+    text_of,
+)
 
 
 class ServerSetLayout:
@@ -52,6 +58,7 @@ class ServerSetLayout:
             return NodeContent(node_name, problem=document)
         address, port = _endpoint(document.get("serviceEndpoint"))
         metadata: dict[str, str] = {}
+        endpoints: list[tuple[str, int]] = []
         given, further = document.get("metadata"), document.get("additionalEndpoints")
         if isinstance(given, dict):
             metadata.update({printable(key): text_of(value) for key, value in given.items() if key})
@@ -59,6 +66,7 @@ class ServerSetLayout:
             for key, value in further.items():
                 host, its_port = _endpoint(value)
                 if host and its_port:
+                    endpoints.append((host, its_port))
                     metadata[f"endpoint.{printable(key)}"] = format_endpoint(host, its_port)
         if "shard" in document:
             metadata["shard"] = text_of(document["shard"])
@@ -69,7 +77,17 @@ class ServerSetLayout:
             metadata=metadata,
             health="" if document.get("status", "ALIVE") == "ALIVE" else "maintenance",
             problem="" if address and port else "no serviceEndpoint with host and port",
+            endpoints=merged_endpoints((address, port), endpoints),
         )
+
+    def recognises(self, node_name: str, data: bytes) -> Recognition:
+        """By its main endpoint, beside which there are others or a status."""
+        del node_name
+        document = read_object(data)
+        if isinstance(document, str) or not all(_endpoint(document.get("serviceEndpoint"))):
+            return Recognition.NONE
+        is_member = isinstance(document.get("additionalEndpoints"), dict) or isinstance(document.get("status"), str)
+        return Recognition.SURE if is_member else Recognition.NONE
 
 
 def _endpoint(value: object) -> tuple[str, int]:

@@ -13,7 +13,7 @@ from typing import ClassVar
 from urllib.parse import parse_qsl, quote_plus, unquote_plus, urlencode
 
 from registry_drain.instance import ServiceInstance, format_endpoint
-from registry_drain.registries.zookeeper.layouts.base import NodeContent
+from registry_drain.registries.zookeeper.layouts.base import NodeContent, Recognition
 from registry_drain.registries.zookeeper.layouts.reading import printable, read_endpoint, read_time
 
 _URL = re.compile(
@@ -21,6 +21,12 @@ _URL = re.compile(
     re.DOTALL | re.IGNORECASE,
 )
 _NO_VERSION = {"", "0.0.0"}
+_ENCODED_SCHEME = re.compile("[a-z][a-z0-9+.-]*%3A%2F%2F", re.IGNORECASE)
+# What else such trees hold: subscribers, routing rules, configuration (dubbo, RegistryConstants.java).
+_NO_INSTANCES = frozenset(
+    {"consumer", "override", "absent", "route", "routers", "condition", "script", "tag", "empty", "admin", "provider"}
+)
+_SOFA_PARAMETERS = frozenset({"rpcVer", "startTime", "uniqueId"})
 
 
 class UrlNamedLayout:
@@ -83,6 +89,21 @@ class UrlNamedLayout:
             registered_at=read_time(int(born_at)) if born_at.isdecimal() and len(born_at) < 15 else None,
             problem="" if port else f"{printable(url['endpoint'])!r} in its name is not HOST:PORT",
         )
+
+    def recognises(self, node_name: str, data: bytes) -> Recognition:
+        """By an encoded URL as its name, of a provider; with a path it is Dubbo's, without one SOFA's."""
+        if not _ENCODED_SCHEME.match(node_name):
+            return Recognition.NONE
+        url = _URL.fullmatch(unquote_plus(node_name))
+        if url is None or url["scheme"].lower() in _NO_INSTANCES or self.decode(node_name, data).problem:
+            return Recognition.NONE
+        parameters = dict(parse_qsl(url["query"] or ""))
+        if parameters.get("category", "providers") != "providers" or parameters.get("side", "provider") != "provider":
+            return Recognition.NONE
+        if bool((url["path"] or "").strip("/")) != self._has_path:
+            return Recognition.NONE
+        is_sure = self._has_path or url["scheme"] == self._scheme or bool(_SOFA_PARAMETERS & parameters.keys())
+        return Recognition.SURE if is_sure else Recognition.NONE
 
     def __repr__(self) -> str:
         """Name it."""
