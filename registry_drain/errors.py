@@ -13,6 +13,7 @@ class                                 retryable  meaning
 :class:`PermissionRefusedError`       no         the registry refused our credentials
 :class:`InstanceNotFoundError`        no         no such instance is listed
 :class:`LiveOwnerError`               no         somebody alive owns the entry
+:class:`RemovedByOperatorError`       no         somebody took it out, and it was not told to rejoin
 :class:`RegistryDataError`            no         an entry is not in the form its layout promises
 :class:`ServerError`                  no         a server adapter cannot do what was asked
 ====================================  =========  ==============================================
@@ -79,6 +80,10 @@ class LiveOwnerError(RegistryError):
         """Say who owns it."""
         super().__init__(message)
         self.yields_to_force = yields_to_force
+
+
+class RemovedByOperatorError(RegistryError):
+    """Somebody removed our instance on purpose: it stays out until it is told to rejoin, or restarted."""
 
 
 class RegistryDataError(RegistryError):

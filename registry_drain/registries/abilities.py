@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import datetime, timezone
 from typing import Protocol, runtime_checkable
 
 from registry_drain.clock import Deadline
@@ -123,16 +124,33 @@ class RejoinableRegistration(Registration, Protocol):
     """A registration that tells an operator's removal from a loss, and respects it.
 
     What the registry merely lost (a restarted agent, an expired session) is registered again. What somebody took out
-    on purpose stays out, until :meth:`rejoin` or a restart.
+    on purpose stays out, until :meth:`rejoin` or a restart; ``register`` then raises RemovedByOperatorError. Without
+    evidence it counts as lost. A successor's take-over is neither.
     """
 
     @property
     def removed_by_operator(self) -> str:
-        """How it is known that somebody removed it on purpose, in one line; empty if nobody did. Sends nothing."""
+        """When and how it is known that somebody removed it on purpose, in one line; empty if nobody did.
+
+        Sends nothing. Once found out it stays until :meth:`rejoin`, also after the stop.
+        """
+        ...
+
+    def on_removed(self, call: Callable[[str], None]) -> None:
+        """Have ``call`` called with the line of :attr:`removed_by_operator`, once for each removal that is found out.
+
+        It is called in whatever thread finds out (the backend's own, or one that asks) and must neither block nor call
+        back. It takes the place of an earlier one.
+        """
         ...
 
     def rejoin(self, deadline: Deadline) -> None:
-        """Register again although it was removed. Otherwise as :meth:`Registration.register`."""
+        """Register again although it was removed; otherwise as :meth:`Registration.register`.
+
+        Raises:
+            LiveOwnerError: fenced; or a successor has the id by now, and is left alone.
+            RegistryUnavailableError, PermissionRefusedError: it stays removed; may be called again.
+        """
         ...
 
 
@@ -186,3 +204,9 @@ class HandoverRegistration(Registration, Protocol):
             LiveOwnerError: fenced.
         """
         ...
+
+
+def removal_line(at: float, how: str) -> str:
+    """Return what :attr:`RejoinableRegistration.removed_by_operator` says; ``at`` is UNIX seconds of finding it out."""
+    when = datetime.fromtimestamp(at, timezone.utc).strftime("%Y-%m-%d %H:%M:%S UTC")
+    return f"removed by an operator, found out at {when}: {how}"

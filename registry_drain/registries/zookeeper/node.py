@@ -17,6 +17,12 @@ it sees our own node. It runs in one thread only, the registration's worker. Rul
    a node over writes its data as often as it takes to be one ahead, modulo ``_VERSIONS``. What remains is a predecessor
    that expires *and* a rival that registers plainly between our look and our transaction, about 1 ms.
 4. *Persistent nodes are left alone*: no owner's death will ever explain them.
+5. *A node that is gone before its session was taken out on purpose*, and is not made again before :meth:`rejoin`.
+   ZooKeeper by itself removes an ephemeral node only with its session. So if the very session under which we saw our
+   node still answers *after* the node was seen missing, somebody deleted it (or replaced it, and has left since). The
+   second answer matters: a follower could give the first one between the end of the session and that of the connection;
+   but the leader, whom the ``sync`` before the second one asks, refuses a session that is over. Under a new session an
+   absent node says nothing, and is made anew: it may have gone with the old one.
 """
 
 from __future__ import annotations
@@ -27,6 +33,7 @@ from collections.abc import Callable
 from typing import Any
 
 from kazoo.exceptions import NoAuthError, NoNodeError, RolledBackError, RuntimeInconsistency
+from kazoo.security import ACL
 
 from registry_drain.clock import Clock, Deadline
 from registry_drain.errors import (
@@ -34,6 +41,7 @@ from registry_drain.errors import (
     LiveOwnerError,
     PermissionRefusedError,
     RegistryUnavailableError,
+    RemovedByOperatorError,
 )
 from registry_drain.instance import ServiceInstance
 from registry_drain.registries.zookeeper.layouts import NodeTree
@@ -113,6 +121,17 @@ class OwnNode:
         """Whether it stood in its place when last looked at."""
         self.was_held = False
         """Whether it ever did."""
+        self.is_removed = False
+        """Whether somebody took it out on purpose; see rule 5."""
+        self._seen_under: ZooKeeperSession | None = None  # the session under which it stood in its place
+
+    def rejoin(self) -> None:
+        """Let the next :meth:`settle` make the node again although somebody removed it. In the thread that settles.
+
+        Whoever stands there by then came later, and is left alone: rule 2.
+        """
+        self.is_removed = False
+        self._seen_under = None
 
     def claim_anew(self) -> None:
         """Be a later instance than any: the next :meth:`settle` takes the path back from whoever took it over.
@@ -122,6 +141,7 @@ class OwnNode:
         self._started_at = round(self._clock.unix_time() * 1000) / 1000
         self._data = self._layout.encode(self._instance, self._started_at)
         self.was_held = False
+        self._seen_under = None
 
     @property
     def sessions(self) -> list[ZooKeeperSession]:
@@ -142,8 +162,11 @@ class OwnNode:
             RegistryUnavailableError: retryable.
             PermissionRefusedError: the access lists of base or service do not let us create.
             LiveOwnerError: a newer instance, or a persistent node, stands there.
+            RemovedByOperatorError: see rule 5.
             CancelledSessionCallError: cancelled.
         """
+        if self.is_removed:
+            raise self._removed_error()
         session = self._usable_session()
         for _ in range(_MOST_STEPS):
             if self._cancellation.event.is_set():
@@ -151,9 +174,13 @@ class OwnNode:
             stat = self._look(session, self.path, deadline) if self.path is not None else None
             self.is_in_place = stat is not None and stat.ephemeralOwner == session.id
             if stat is None:
-                self._create(session, deadline)
+                if self._seen_under is session:
+                    self._refuse_if_removed(session, deadline)
+                else:
+                    self._create(session, deadline)
             elif self.is_in_place:
                 self.was_held = True
+                self._seen_under = session
                 return session
             else:
                 self._replace(session, stat.ephemeralOwner, deadline)
@@ -188,6 +215,16 @@ class OwnNode:
         )
         return stat
 
+    def _refuse_if_removed(self, session: ZooKeeperSession, deadline: Deadline) -> None:
+        """Look once more; see rule 5. Returns if somebody stands there meanwhile: the next look sees who."""
+        if self.path is not None and self._look(session, self.path, deadline) is None:
+            self.is_removed = True
+            raise self._removed_error()
+
+    def _removed_error(self) -> RemovedByOperatorError:
+        message = f"{self._settings.url}: somebody removed {self.path}; it stays out until it is told to rejoin"
+        return RemovedByOperatorError(message)
+
     def _notice(self, _event: object) -> None:
         # A method and no closure: kazoo keeps watchers in a set, so that looking again adds nothing to it.
         self._wake()
@@ -201,7 +238,9 @@ class OwnNode:
         [answer] = self._write(session, [create], deadline)
         if isinstance(answer, NoNodeError):
             # All at once, and whatever they answer: the next look and the next create tell.
-            self._write(session, [_creating(parent) for parent in parents(self._prefix)], deadline)
+            above = parents(self._prefix)
+            lists = self._settings.access.of_parents(len(above))
+            self._write(session, [_creating(each, acl) for each, acl in zip(above, lists, strict=True)], deadline)
         elif is_sequential and not isinstance(answer, Exception):
             self.path = answer
         # NodeExists: the next look sees whose it is.
@@ -267,5 +306,5 @@ class OwnNode:
         return answers
 
 
-def _creating(path: str) -> Request:
-    return lambda client: client.create_async(path)
+def _creating(path: str, acl: list[ACL] | None) -> Request:
+    return lambda client: client.create_async(path, acl=acl)

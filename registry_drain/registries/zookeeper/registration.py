@@ -9,7 +9,8 @@ does about the node stands in :mod:`registry_drain.registries.zookeeper.node`. R
 2. *Removal is the end of our sessions*, known from the server, and then a consistent read over another session.
 3. Whoever finds the node taken over by a newer instance stops keeping it, says so once, and never tries again.
 4. A result that leaves the node in doubt is not kept: a further ``on_shutdown`` tries again.
-5. A hand-over is a take-over that is expected: the next process replaces the node in one transaction, which no reader
+5. What an operator removed stays out (rule 5 of the node): the worker rests, and keeps its session for the end.
+6. A hand-over is a take-over that is expected: the next process replaces the node in one transaction, which no reader
    can look into, and this one's worker rests meanwhile. Taking back is taking over the other way round.
 
 ``_lock`` guards the fields; requests, waits and joins happen outside it.
@@ -21,6 +22,7 @@ import logging
 import os
 import random
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from registry_drain.clock import Clock, Deadline
@@ -30,9 +32,10 @@ from registry_drain.errors import (
     RegistryDrainError,
     RegistryTimeoutError,
     RegistryUnavailableError,
+    RemovedByOperatorError,
 )
 from registry_drain.instance import ServiceInstance
-from registry_drain.registries.abilities import HandoverRegistration
+from registry_drain.registries.abilities import HandoverRegistration, RejoinableRegistration, removal_line
 from registry_drain.registries.base import Removal, RemovalOutcome
 from registry_drain.registries.retry import retrying
 from registry_drain.registries.zookeeper.layouts import NodeTree
@@ -55,7 +58,7 @@ class _Request:
     """One call of ``register``, as the worker sees it."""
 
     deadline: Deadline
-    is_claim: bool = False
+    prepare: Callable[[], None] | None = None
     done: threading.Event = field(default_factory=threading.Event)
     error: RegistryDrainError | None = None
 
@@ -86,6 +89,8 @@ class ZooKeeperRegistration:
         self._request: _Request | None = None
         self._holder: ZooKeeperSession | None = None
         self._is_kept = False
+        self._removed = ""
+        self._on_removed: Callable[[str], None] | None = None
         self._is_offered = False
         self._is_busy = False
         self._is_fenced = False
@@ -118,6 +123,7 @@ class ZooKeeperRegistration:
             RegistryUnavailableError: retryable.
             PermissionRefusedError: the access lists of base or service do not let us create.
             LiveOwnerError: fenced; or a newer instance, or a persistent node, stands at the path.
+            RemovedByOperatorError: somebody took it out on purpose.
         """
         with self._lock:
             self._check_may_register()
@@ -130,6 +136,27 @@ class ZooKeeperRegistration:
                 self._worker.start()
             # Callers at the same time share one attempt.
             request = self._request = self._request or _Request(deadline)
+        self._await(request)
+
+    @property
+    def removed_by_operator(self) -> str:
+        """See :class:`RejoinableRegistration`."""
+        return self._removed
+
+    def on_removed(self, call: Callable[[str], None]) -> None:
+        """See :class:`RejoinableRegistration`: called in the worker."""
+        self._on_removed = call
+
+    def rejoin(self, deadline: Deadline) -> None:
+        """See :class:`RejoinableRegistration`; of a sequential layout the node gets another number."""
+        with self._lock:
+            self._check_may_register()
+            is_removed = bool(self._removed)
+            if is_removed:
+                request = self._request = self._request or _Request(deadline, self._node.rejoin)
+        if not is_removed:
+            self.register(deadline)
+            return
         self._await(request)
 
     def _await(self, request: _Request) -> None:
@@ -175,7 +202,7 @@ class ZooKeeperRegistration:
         """See :meth:`HandoverRegistration.offer`. A node whose name ZooKeeper numbers cannot be taken over."""
         with self._lock:
             self._check_may_register()
-            if self._is_sequential or self._node.path is None:
+            if self._is_sequential or self._node.path is None or self._removed:
                 return ""
             self._is_offered = True
             return self._node.path
@@ -197,9 +224,9 @@ class ZooKeeperRegistration:
         with self._lock:
             self._check_may_register()
             self._is_offered = False
-            if self._worker is None:
+            if self._worker is None or self._removed:
                 return
-            request = self._request = _Request(deadline, is_claim=True)
+            request = self._request = _Request(deadline, self._node.claim_anew)
         self._await(request)
 
     # --- the worker ---------------------------------------------------------------------------------------------------
@@ -227,10 +254,12 @@ class ZooKeeperRegistration:
                 self._is_busy = request is not None or is_kept
             error = None
             if request is not None:
-                if request.is_claim:
-                    self._node.claim_anew()
+                if request.prepare is not None:
+                    request.prepare()
                 # Our answer must reach whoever waits for it inside the same deadline.
                 error = request.error = self._attempt(request.deadline.with_headroom())
+                if isinstance(error, RemovedByOperatorError):
+                    self._tell(error, 0)
                 with self._lock:
                     self._request = None
                 request.done.set()
@@ -254,6 +283,8 @@ class ZooKeeperRegistration:
         if error is None:
             if failures:
                 log.info("%s is registered with %s, as before", self._instance, self._settings.url)
+        elif isinstance(error, RemovedByOperatorError):
+            self._tell_removal()
         elif not self._is_kept:
             log.warning("%s yields: %s", self._instance, error)
         else:
@@ -281,6 +312,7 @@ class ZooKeeperRegistration:
             is_news = self._holder is not holder
             self._holder = holder
             self._is_kept = True
+            self._removed = ""
         if is_news:
             log.info("%s is registered with %s at %s", self._instance, self._settings.url, self._node.path)
             try:
@@ -293,8 +325,20 @@ class ZooKeeperRegistration:
         with self._lock:
             if not self._node.is_in_place:
                 self._holder = None
-            if isinstance(error, LiveOwnerError):
-                self._is_kept = False  # rule 3
+            if isinstance(error, LiveOwnerError | RemovedByOperatorError):
+                self._is_kept = False  # rules 3 and 5
+
+    def _tell_removal(self) -> None:
+        """Note it, log it, and tell whoever asked to be told: once for each removal."""
+        with self._lock:
+            if self._removed:
+                return
+            how = f"{self._node.path} was deleted while its session lived"
+            line = self._removed = removal_line(self._clock.unix_time(), how)
+            call = self._on_removed
+        log.warning("%s stays out of %s until it is told to rejoin: %s", self._instance, self._settings.url, line)
+        if call is not None:
+            call(line)
 
     # --- removing -----------------------------------------------------------------------------------------------------
 
@@ -361,7 +405,9 @@ class ZooKeeperRegistration:
             stat = read_stat(session, path, deadline)
         now = self._clock.now()
         if stat is None:
-            return self._result(RemovalOutcome.CONFIRMED, f"{path} is gone", attempts, now)
+            detail = f"{path} is gone"
+            detail = f"{detail}; {self._removed}" if self._removed else detail
+            return self._result(RemovalOutcome.CONFIRMED, detail, attempts, now)
         owner = session_text(stat.ephemeralOwner)
         if stat.ephemeralOwner in self._node.session_ids:
             raise RegistryUnavailableError(f"{self._settings.url}: {path} still belongs to our session {owner}")
@@ -376,3 +422,4 @@ class ZooKeeperRegistration:
 
 # A type checker compares it with the protocol here.
 _handover: type[HandoverRegistration] = ZooKeeperRegistration
+_rejoinable: type[RejoinableRegistration] = ZooKeeperRegistration
