@@ -1,8 +1,8 @@
-"""One removal by an operator, step by step.
+"""A removal by an operator, of one instance or of several, step by step.
 
-Order: find the instance by a consistent read; refuse if it is not exactly one; remove exactly what was found, and
-nothing that was registered since; have the registry prove it; look again for as long as asked. Every error before the
-removal says that nothing was removed, so that nobody has to wonder.
+Order: find the instances by a consistent read; refuse if something is missing that it takes; remove exactly what was
+found, and nothing that was registered since; have the registry prove it; look again for as long as asked. Every error
+before the removal says that nothing was removed, so that nobody has to wonder.
 """
 
 from __future__ import annotations
@@ -11,30 +11,30 @@ import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from registry_drain.cli.entries import described, entry_document
-from registry_drain.cli.exit_status import ExitStatus, status_of_error, status_of_removal
+from registry_drain.cli.consent import Consent, left_without
+from registry_drain.cli.entries import choice_table, described, entry_document
+from registry_drain.cli.exit_status import ExitStatus, status_of_error
+from registry_drain.cli.finding import Found, find, require_some
 from registry_drain.cli.invocation import Document, Verdict
+from registry_drain.cli.outcome import NO_CHANGE, Outcome, outcome_of
 from registry_drain.cli.output import Output
-from registry_drain.cli.patience import read_entries
-from registry_drain.cli.selection import Selection, named
-from registry_drain.cli.watch_back import watch_back
+from registry_drain.cli.selection import Selection
 from registry_drain.clock import Clock, Deadline
-from registry_drain.errors import ConfigurationError, LiveOwnerError, RegistryError
-from registry_drain.registries.base import Registry, RegistryEntry, Removal
-
-_NO_CHANGE = "nothing was removed"
+from registry_drain.errors import RegistryDrainError, RegistryError
+from registry_drain.registries.base import Registry, RegistryEntry
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
     """What the operator asked for; times in seconds."""
 
-    service: str | None
     selection: Selection
+    consent: Consent
     timeout: float
     watch_back: float = 0.0
     is_forced: bool = False
     is_dry_run: bool = False
+    observe: bool = False
 
     @classmethod
     def of(cls, options: argparse.Namespace) -> Request:
@@ -46,12 +46,13 @@ class Request:
         selection = Selection.of(options)
         selection.require()
         return cls(
-            service=selection.service,
             selection=selection,
+            consent=Consent.of(options),
             timeout=options.timeout,
             watch_back=options.watch_back,
             is_forced=options.force,
             is_dry_run=options.dry_run,
+            observe=options.observe,
         )
 
 
@@ -65,7 +66,7 @@ class Deregistration:
         self._output = output
         self._document = document
         self._clock = clock
-        self._left_behind = _NO_CHANGE
+        self._left_behind = NO_CHANGE
         """What an interruption at this moment leaves behind, in words."""
 
     def run(self) -> Verdict:
@@ -76,110 +77,126 @@ class Deregistration:
             return ExitStatus.INTERRUPTED, f"interrupted: {self._left_behind}"
 
     def _run(self, deadline: Deadline) -> Verdict:
+        request = self._request
         try:
-            entry, others = self._find(deadline)
-            if self._request.is_dry_run:
-                return ExitStatus.DONE, self._intention(entry)
-            self._left_behind = "it may have been removed or not; run the command again"
-            removal = self._registry.remove(entry, deadline, force=self._request.is_forced)
+            found = find(self._registry, request.selection, deadline, self._output, observe=request.observe)
+            require_some(found, request.selection, self._registry.url)
         except RegistryError as error:
-            # Whatever goes wrong after the registry was asked to remove it is an outcome of the removal, not an error.
-            return status_of_error(error), f"{_NO_CHANGE}: {error}{self._advice(error)}"
-        self._document["removal"] = {
-            "outcome": removal.outcome.name.lower(),
-            "detail": removal.detail or None,
-            "attempts": removal.attempts,
-        }
-        status = status_of_removal(removal.outcome)
-        message = _told(status, entry, removal, self._registry.url)
-        self._left_behind = message
-        if status is ExitStatus.CAME_BACK:  # it is back already, and a single look tells who it was
-            return self._watch_back(entry, others, 0.0, status, message)
-        if self._request.watch_back and status in {ExitStatus.DONE, ExitStatus.UNVERIFIABLE}:
-            self._left_behind = f"{message}; not watched to the end"
-            return self._watch_back(entry, others, self._request.watch_back, status, message)
-        return status, message
+            return status_of_error(error), f"{NO_CHANGE}: {error}{self._retry_advice(error)}"
+        chosen = found.chosen
+        self._document["candidates"] = [entry_document(entry) for entry in chosen]
+        if len(chosen) == 1:
+            self._document["instance"] = entry_document(chosen[0])
+        missing = request.consent.missing(chosen, found.listed, leaves=self._leaves)
+        if request.is_dry_run or missing:
+            self._show(chosen, deadline)
+        if request.is_dry_run:
+            return ExitStatus.DONE, self._intention(found, missing)
+        if missing:
+            return missing[0], f"{NO_CHANGE}: {missing[1]}"
+        if len(chosen) == 1:
+            return self._remove_one(found, deadline)
+        from registry_drain.cli.deregister_many import remove_many  # here, because most commands remove one
 
-    def _find(self, deadline: Deadline) -> tuple[RegistryEntry, Sequence[RegistryEntry]]:
-        selection, service = self._request.selection, self._request.service
-        entries = read_entries(self._registry, service, deadline, self._output)
-        found = selection.select(entries)
-        if not found:
-            raise selection.not_found(entries, self._registry.url)
-        self._document["candidates"] = [entry_document(entry) for entry in found]
-        if len(found) > 1:
-            raise ConfigurationError(
-                f"nothing was removed: {len(found)} instances have {selection}; choose one with --id:"
-                f" {named(found, with_locator=True)}"
-            )
-        self._document["instance"] = entry_document(found[0])
-        return found[0], [entry for entry in entries if entry is not found[0]]
+        return remove_many(self._registry, found, request, self._output, self._document, self._clock)
 
-    def _intention(self, entry: RegistryEntry) -> str:
+    def _leaves(self, entry: RegistryEntry) -> bool:
+        """Whether the registry lets go of ``entry``: without force it refuses what would come back."""
+        return self._request.is_forced or not (entry.is_live or entry.managed_by)
+
+    def _show(self, chosen: Sequence[RegistryEntry], deadline: Deadline) -> None:
+        """Show what is meant, if the line about it cannot."""
+        if len(chosen) > 1 and not (self._output.is_json or self._output.is_quiet):
+            from registry_drain.cli.table import show_table
+
+            show_table(choice_table(chosen, self._clock.unix_time()), self._output)
+        for line in self._companions(chosen, deadline):
+            self._output.say(line)
+
+    def _companions(self, chosen: Sequence[RegistryEntry], deadline: Deadline) -> list[str]:
+        """Return what else would go, a line each."""
+        from registry_drain.registries.abilities import CompanionRegistry
+
+        if not isinstance(self._registry, CompanionRegistry):
+            return []
+        try:
+            companions = self._registry.companions(chosen, deadline)
+        except RegistryError as error:
+            return [f"what goes with it cannot be told: {error}"]
+        told: list[str] = []
+        for entry, lines in zip(chosen, companions, strict=True):
+            told += [f"with {entry}: {line}" for line in lines]
+        self._document["companions"] = [list(lines) for lines in companions]
+        return told
+
+    def _intention(self, found: Found, missing: Verdict | None) -> str:
+        chosen, request = found.chosen, self._request
+        if len(chosen) > 1:
+            what = f"would remove these {len(chosen)} instances from {self._registry.url}"
+            kept = [] if request.is_forced else [entry for entry in chosen if not self._leaves(entry)]
+            of_them = f"; {len(kept)} of them are kept alive, and stay without --force" if kept else ""
+            return f"{what}{of_them}" + (f"; but {missing[1]}" if missing else "")
+        [entry] = chosen
         what = f"would remove {described(entry)} from {self._registry.url}"
-        if entry.is_live and not self._request.is_forced:
-            return f"{what}; but its owner is alive, so it takes --force (or stopping the owner)"
-        return what
+        if not self._leaves(entry):
+            owner = f"{entry.managed_by} manages it" if entry.managed_by else "its owner is alive"
+            return f"{what}; but {owner}, so it takes --force (or stopping it there)"
+        if missing:
+            return f"{what}; but {missing[1]}"
+        last = left_without(chosen, found.listed)
+        return f"{what}, the last healthy instance of {last[0]!r}" if last else what
 
-    def _advice(self, error: RegistryError) -> str:
-        if isinstance(error, LiveOwnerError) and error.yields_to_force:
-            return "; or use --force, and --watch-back 30 to see whether its owner puts it back"
+    def _retry_advice(self, error: RegistryDrainError) -> str:
         if error.retryable:
             return f" (tried for {self._request.timeout:g} s: check the address, or give it more --timeout)"
         return ""
 
-    def _watch_back(
-        self, entry: RegistryEntry, others: Sequence[RegistryEntry], asked: float, status: ExitStatus, message: str
-    ) -> Verdict:
-        """Return the verdict after looking for ``asked`` seconds; it was ``status`` and ``message`` before."""
-        self._output.remark(f"{message}; looking for {asked:g} s whether it comes back")
-        blind: RegistryError | None
+    # --- one ----------------------------------------------------------------------------------------------------------
+
+    def _remove_one(self, found: Found, deadline: Deadline) -> Verdict:
+        [entry] = found.chosen
+        self._left_behind = "it may have been removed or not; run the command again"
         try:
-            seen = watch_back(
-                self._registry, entry, others, seconds=asked, read_timeout=self._request.timeout, clock=self._clock
-            )
+            removal = self._registry.remove(entry, deadline, force=self._request.is_forced)
         except RegistryError as error:
-            blind = error
+            # Whatever goes wrong after the registry was asked to remove it is an outcome of the removal, not an error.
+            outcome = outcome_of(entry, error, self._registry.url)
+            message = f"{NO_CHANGE}: {outcome.message}{self._retry_advice(error)}"
+            outcome = Outcome(entry, outcome.status, message)
         else:
-            blind = seen.failure
-            self._document["watched_back"] = {
-                "seconds": round(seen.looked_for, 3),
-                "returned": None if seen.returned is None else entry_document(seen.returned),
+            outcome = outcome_of(entry, removal, self._registry.url)
+        self._document["removal"] = outcome.removal_document()
+        self._left_behind = outcome.message
+        asked = self._request.watch_back
+        if outcome.status is ExitStatus.CAME_BACK:
+            asked = 0.0  # it is back already, and a single look tells who it was
+        elif not asked or outcome.status not in {ExitStatus.DONE, ExitStatus.UNVERIFIABLE}:
+            return self._finished(outcome)
+        self._left_behind = f"{outcome.message}; not watched to the end"
+        from registry_drain.cli.watched import watch_one
+
+        return self._finished(
+            watch_one(
+                self._registry,
+                outcome,
+                found.listed,
+                seconds=asked,
+                read_timeout=self._request.timeout,
+                output=self._output,
+                clock=self._clock,
+                document=self._document,
+            )
+        )
+
+    def _finished(self, outcome: Outcome) -> Verdict:
+        self._document["results"] = [
+            {
+                "instance": self._document["instance"],
+                "status": int(outcome.status),
+                "outcome": outcome.status.word,
+                "message": outcome.message,
+                "removal": self._document["removal"],
+                "watched_back": self._document["watched_back"],
             }
-            if seen.returned is not None:
-                return ExitStatus.CAME_BACK, _came_back(entry, seen.returned, seen.looked_for)
-        if status is ExitStatus.CAME_BACK:
-            return status, message
-        if blind is None:
-            return status, f"{message}; it did not come back within {asked:g} s"
-        # The removal itself was well: what is missing is the look afterwards.
-        is_refused = status is ExitStatus.UNVERIFIABLE or not blind.retryable
-        unseen = ExitStatus.UNVERIFIABLE if is_refused else ExitStatus.UNREACHABLE
-        return unseen, f"{message}; but whether it comes back cannot be seen: {blind}"
-
-
-def _told(status: ExitStatus, entry: RegistryEntry, removal: Removal, url: str) -> str:
-    detail = f" ({removal.detail})" if removal.detail else ""
-    subject = f"{entry} of service {entry.service!r}"
-    if status is ExitStatus.DONE:
-        return f"removed {subject} from {url}, and it is proven to be gone{detail}"
-    if status is ExitStatus.UNVERIFIABLE:
-        return f"removed {subject} from {url}, but nothing we may read shows whether it is gone{detail}"
-    if status is ExitStatus.UNREACHABLE:
-        return f"{subject} at {url} may have been removed or not; run the command again{detail}"
-    if status is ExitStatus.NOT_FOUND:
-        return f"{subject} is not in {url} any more{detail}"
-    if status is ExitStatus.CAME_BACK:
-        return f"removed {subject} from {url}, and it came back at once{detail}: stop its owner, then run this again"
-    return f"{subject} at {url} was not removed ({removal.outcome.value}){detail}"
-
-
-def _came_back(removed: RegistryEntry, returned: RegistryEntry, after: float) -> str:
-    who = returned.owner or "an owner that the registry does not name"
-    what = "it" if returned.id == removed.id else f"{returned.id} with its address"
-    version = f" (version {returned.version}, was {removed.version})" if returned.version else ""
-    where = f" at {returned.locator}" if returned.locator else ""
-    return (
-        f"{removed} was removed, and {after:.1f} s later {who} had registered {what} again{version}{where}:"
-        " stop that owner, or have it deregister itself, then run this again"
-    )
+        ]
+        return outcome.status, outcome.message

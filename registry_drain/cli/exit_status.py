@@ -19,6 +19,8 @@ from registry_drain.errors import (
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:  # spelled out, because a start-up that only prints the help imports neither this nor typing
+    from collections.abc import Iterable
+
     from registry_drain.registries.base import RemovalOutcome
 
 
@@ -69,6 +71,26 @@ def status_of_error(error: RegistryDrainError) -> ExitStatus:
         if isinstance(error, kind):
             return status
     return ExitStatus.INTERNAL_ERROR
+
+
+_WORST_FIRST = (
+    ExitStatus.INTERNAL_ERROR,
+    ExitStatus.INTERRUPTED,
+    ExitStatus.BAD_USAGE,
+    ExitStatus.FAILED,
+    ExitStatus.UNREACHABLE,
+    ExitStatus.REFUSED,
+    ExitStatus.CAME_BACK,
+    ExitStatus.UNVERIFIABLE,
+    ExitStatus.NOT_FOUND,
+    ExitStatus.DONE,
+)
+"""From what may have left anything behind to what is as it should be."""
+
+
+def worst(statuses: Iterable[ExitStatus]) -> ExitStatus:
+    """Return what a command exits with that did several things; done if there are none."""
+    return min(statuses, key=_WORST_FIRST.index, default=ExitStatus.DONE)
 
 
 def status_of_removal(outcome: RemovalOutcome) -> ExitStatus:

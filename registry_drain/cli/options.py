@@ -13,7 +13,7 @@ from registry_drain.cli.arguments import count_from
 _MOST = 1_000_000
 
 
-def add_selection(parser: argparse.ArgumentParser, *, with_all: bool = True) -> None:
+def add_selection(parser: argparse._ActionsContainer, *, with_all: bool = True) -> None:
     """Add the options that say which instances are meant; ``with_all`` for commands that change something."""
     which = parser.add_argument_group("which instances (all that is given must fit)")
     which.add_argument("--service", metavar="NAME", help="listed under this name (default: any service)")
@@ -43,11 +43,37 @@ def _duration(text: str) -> float:
     return duration(text)
 
 
-def add_consent(parser: argparse.ArgumentParser, *, force: str = "") -> None:
-    """Add ``--yes`` and ``--max``, and ``--force`` if its help is given."""
-    parser.add_argument("--yes", action="store_true", help="do it to all that fit, if they are several")
+def add_consent(
+    parser: argparse._ActionsContainer,
+    *,
+    yes: str = "do it to all that fit, if they are several",
+    force: str = "",
+) -> None:
+    """Add ``--yes`` and ``--max``, and ``--force`` if its help is given, to a parser or a group of one."""
+    parser.add_argument("--yes", action="store_true", help=yes)
     parser.add_argument(
         "--max", type=count_from(1, _MOST), metavar="N", help="do nothing if more than N fit (default: no limit)"
     )
     if force:
         parser.add_argument("--force", action="store_true", help=force)
+
+
+def add_agent(parser: argparse._ActionsContainer) -> None:
+    """Add ``--agent``."""
+    parser.add_argument(
+        "--agent", metavar="HOST:PORT", help="Consul: the agent that owns it, if it is not found itself"
+    )
+
+
+def add_observe(parser: argparse._ActionsContainer) -> None:
+    """Add ``--observe``."""
+    parser.add_argument(
+        "--observe", action="store_true", help="with --critical-for: look until it is proven, for that long at most"
+    )
+
+
+def add_output(parser: argparse._ActionsContainer) -> None:
+    """Add ``--json`` and ``--quiet``."""
+    quiet = parser.add_mutually_exclusive_group()
+    quiet.add_argument("--json", action="store_true", help="write one JSON object, whatever happens")
+    quiet.add_argument("--quiet", action="store_true", help="write nothing but errors")

@@ -76,6 +76,8 @@ class Selection:
             raise ConfigurationError("--all means every instance of --service: leave it out, or the other selectors")
         if selection.is_all and selection.service is None:
             raise ConfigurationError("--all needs --service NAME: a whole registry is never meant")
+        if selection.critical_for is None and getattr(options, "observe", False):
+            raise ConfigurationError("--observe is for --critical-for TIME: say how long")
         return selection
 
     @property

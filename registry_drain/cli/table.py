@@ -41,7 +41,7 @@ class Table:
 def write_table(table: Table, output: Output) -> None:
     """Write ``table`` for whoever reads."""
     if output.is_terminal:
-        show_table(_for_terminal(table), output)
+        show_table(compact(table), output)
     elif not (output.is_json or output.is_quiet):
         # A tab inside a cell is escaped like every other control character.
         lines = ["\t".join(printable(cell) for cell in row) for row in (table.columns, *table.rows)]
@@ -77,7 +77,8 @@ def aligned(table: Table) -> str:
     return "".join(f"{line}\n" for line in heading + lines)
 
 
-def _for_terminal(table: Table) -> Table:
+def compact(table: Table) -> Table:
+    """Return ``table`` without the columns that nobody fills, and without the wide ones."""
     kept = [
         index
         for index, name in enumerate(table.columns)

@@ -1,0 +1,89 @@
+"""Finding the instances that an operator means, by a consistent read; and opening the registry as the options say."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from registry_drain.cli.output import Output
+from registry_drain.cli.patience import read_entries
+from registry_drain.cli.selection import Selection
+from registry_drain.clock import Clock, Deadline
+from registry_drain.errors import ConfigurationError, InstanceNotFoundError
+from registry_drain.registries.base import Registry, RegistryEntry
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What was found.
+
+    Attributes:
+        chosen: what is meant.
+        listed: all that was read: at least every instance of their services.
+        note: what ``--critical-for`` leaves out because nothing proves it yet; empty if nothing.
+    """
+
+    chosen: Sequence[RegistryEntry]
+    listed: Sequence[RegistryEntry]
+    note: str = ""
+
+
+def open_for(url: str, agent: str | None, clock: Clock) -> Registry:
+    """Return the registry at ``url``; ``agent`` is the Consul agent to be asked to remove things, as ``HOST:PORT``.
+
+    Raises:
+        ConfigurationError: see :func:`~registry_drain.registries.url.open_registry`; or an agent of no Consul.
+    """
+    from registry_drain.registries.url import open_registry, parse_registry_url
+
+    if agent is None:
+        return open_registry(url, clock)
+    parsed = parse_registry_url(url)
+    if parsed.scheme not in {"consul", "consul+https"}:
+        raise ConfigurationError(f"--agent is for Consul: {parsed.scheme}:// has no agents")
+    return open_registry(str(dataclasses.replace(parsed, options={**parsed.options, "agent": agent})), clock)
+
+
+def find(
+    registry: Registry, selection: Selection, deadline: Deadline, output: Output, *, observe: bool = False
+) -> Found:
+    """Return what is meant, be it nothing, after as many attempts as fit. ``observe``: as ``--observe`` says.
+
+    Raises:
+        RegistryUnavailableError: all attempts failed; this is the last failure.
+        PermissionRefusedError: see :meth:`Registry.entries`.
+        ConfigurationError: ``--critical-for`` cannot be told in this registry.
+    """
+    if selection.critical_for is None:
+        entries = read_entries(registry, selection.service, deadline, output)
+        return Found(selection.select(entries), entries)
+    return _critical_for(registry, selection, selection.critical_for, deadline, output, observe=observe)
+
+
+def _critical_for(
+    registry: Registry, selection: Selection, seconds: float, deadline: Deadline, output: Output, *, observe: bool
+) -> Found:
+    from registry_drain.cli.critical_since import CriticalSince
+    from registry_drain.cli.observation import observed, too_young
+
+    timeout = deadline.remaining()
+
+    def read() -> Sequence[RegistryEntry]:
+        each = deadline if not observe else Deadline.after(timeout, deadline.clock)
+        return read_entries(registry, selection.service, each, output)
+
+    since = CriticalSince.of(registry.url)
+    entries = observed(read, since, seconds, waits=observe, output=output, clock=deadline.clock)
+    critical = selection.select(entries)
+    note = too_young(critical, since, seconds)
+    return Found([entry for entry in critical if since.is_critical_for(entry, seconds)], entries, note)
+
+
+def require_some(found: Found, selection: Selection, registry_url: str) -> None:
+    """Raise :class:`InstanceNotFoundError`, naming what there is, if nothing was found."""
+    if found.chosen:
+        return
+    if found.note:
+        raise InstanceNotFoundError(f"nothing is proven to have been critical for so long: {found.note}")
+    raise selection.not_found(found.listed, registry_url)
