@@ -70,6 +70,7 @@ def test_bytes_in_the_hands_of_the_serving_thread_are_a_request(
     data = connection.sock.recv(16)
     assert stays_open(connection)
     connection.received += len(data)
+    connection.begin_request()
     assert connection.is_busy
     assert stays_open(connection)
     connection.end_request()
@@ -142,15 +143,31 @@ def test_the_drain_keeps_to_the_deadlines_clock(pair: tuple[socket.socket, Conne
     assert repr(everything) == "<Connections open=1 busy=1 lingering=0>"
 
 
-def test_who_has_just_connected_is_given_time(pair: tuple[socket.socket, Connection]) -> None:
+def test_who_has_just_connected_is_given_time(
+    pair: tuple[socket.socket, Connection], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A client connects in order to send; one that has been served may have nothing more to say."""
+    monkeypatch.setattr(connection_module, "UNSURE_QUIET", 0.0)
+    monkeypatch.setattr(connection_module, "NEW_QUIET", TIMEOUT)
     client, connection = pair
-    connection.is_waiting = True
-    assert not connection.close_if_quiet(0.0)
+    assert stays_open(connection)
     client.sendall(b"x")
     connection.sock.recv(1)
-    connection.received = connection.boundary = 1
+    connection.received = connection.boundary = connection.served = 1
     assert connection.close_if_quiet(0.0)
+
+
+def test_time_in_a_backlog_is_not_held_against_a_client(
+    pair: tuple[socket.socket, Connection], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody could have answered it there; what counts is how long it has been idle in the drain's eyes."""
+    _, connection = pair
+    monkeypatch.setattr(connection_module, "NEW_QUIET", QUIET)
+    info = connection._tcp_info()
+    assert info is not None
+    monkeypatch.setattr(Connection, "_tcp_info", lambda _: info._replace(last_sent_ms=60_000, last_received_ms=60_000))
+    assert not is_closed_when_quiet(connection)
+    eventually(lambda: is_closed_when_quiet(connection), interval=0.001)
 
 
 class IdleConnections(Connections):
@@ -169,7 +186,7 @@ class IdleConnections(Connections):
             self.socks += [client, server_side]
             connection = Connection(self, server_side)
             connection.is_waiting = True
-            connection.received = connection.boundary = 1  # It has been served.
+            connection.received = connection.boundary = connection.served = 1
             self.add(connection)
 
     def linger(self, connection: Connection) -> None:

@@ -36,6 +36,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from registry_drain.instance import format_endpoint
+from registry_drain.servers.connections import NEW_QUIET
 from registry_drain.servers.in_flight import InFlightRequest
 from registry_drain.servers.stop_state import StopState
 
@@ -78,7 +79,7 @@ class AsyncioConnection:
         self._started_at = connections.now()
         self._accepted_at = time.monotonic()
         self._answered_from = 0
-        self._quiet_since = (0, 0, self._accepted_at)
+        self._quiet_since = (-1, 0, 0.0)
         self._thread_id = threading.get_ident()
         self._is_marked = False
         self._is_lost = False
@@ -202,6 +203,8 @@ class AsyncioConnection:
         """Half-close if idle and quiet; return whether that was done."""
         if self._transport is None or self.is_half_closed or self.is_busy:
             return False
+        if not self.served:
+            seconds = max(seconds, NEW_QUIET)
         now = time.monotonic()
         received, writes, since = self._quiet_since
         if (received, writes) != (self.received, self.writes):

@@ -3,13 +3,14 @@
 ``connection`` is one of them, and says how it is closed; ``drain`` is all of them, and ``spread`` how fast.
 """
 
-from registry_drain.servers.connections.connection import UNSURE_QUIET, Connection, pending_bytes
+from registry_drain.servers.connections.connection import NEW_QUIET, UNSURE_QUIET, Connection, pending_bytes
 from registry_drain.servers.connections.drain import IDLE_QUIET, LINGER, Connections, join_threads
 from registry_drain.servers.connections.spread import SPREAD, Pace, checked_spread
 
 __all__ = [
     "IDLE_QUIET",
     "LINGER",
+    "NEW_QUIET",
     "SPREAD",
     "UNSURE_QUIET",
     "Connection",

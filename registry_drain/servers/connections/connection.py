@@ -52,6 +52,11 @@ UNSURE_QUIET = 0.200
 (TCP_RTO_MIN), so that the rest of a message is not merely late.
 """
 
+NEW_QUIET = 0.500
+"""The same, for a connection that has never carried a request, counted from when the drain has first seen it idle: its
+client has connected for something, and may wait for a processor as long as we did.
+"""
+
 _TCP_INFO = getattr(socket, "TCP_INFO", None)
 _TCP_INFO_FIELDS = struct.Struct("=44xI4xI72xQ8xI")
 """``last_data_sent`` and ``last_data_recv`` (milliseconds), ``bytes_received``, ``notsent_bytes`` of struct tcp_info,
@@ -320,16 +325,18 @@ class Connection:
 
     def _is_quiet(self, seconds: float) -> bool:
         """Whether nothing arrived for so long, and nothing that arrived before is on its way to the serving thread."""
-        if not self.is_sure or not self.received:
-            # A client that has connected, and sent nothing yet, is about to.
+        if not self.is_sure:
             seconds = max(seconds, UNSURE_QUIET)
+        if not self.served:
+            seconds = max(seconds, NEW_QUIET)
         info = self._tcp_info()
         if info is None:
             return self._has_been_quiet(seconds)
         quiet_ms = min(info.last_received_ms, info.last_sent_ms)
-        if info.arrived == self.received:
+        if info.arrived == self.received and self.served:
             return quiet_ms >= seconds * 1000
-        # Either they are on their way to the serving thread, or it reads in a way that is not counted (TLS, os.read).
+        # A new one's time in a backlog is no sign of anything: nobody could have answered it. And with others, either
+        # bytes are on their way to the serving thread, or it reads in a way that is not counted (TLS, os.read).
         # What has waited for long, in a backlog, may have been read this moment: the thread gets the time to say so.
         unsure = max(seconds, UNSURE_QUIET)
         return self._has_been_quiet(unsure) and quiet_ms >= unsure * 1000
