@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from registry_drain.cli.arguments import CommandParser
 from registry_drain.cli.exit_status import ExitStatus
 from registry_drain.cli.invocation import Document, Verdict, invoke
+from registry_drain.cli.options import add_observe, add_output, add_selection
 from registry_drain.cli.output import Output
 
 
@@ -23,8 +24,9 @@ def _parser(program: str) -> CommandParser:
         "exit status: 0 listed, be it nothing; 2 wrong arguments; 3 registry unreachable or out of time; 7 refused",
     )
     parser.add_registry()
-    parser.add_argument("--service", metavar="NAME", help="only this service (default: all)")
-    parser.add_argument("--json", action="store_true", help="write one JSON object, whatever happens")
+    add_selection(parser, with_all=False)
+    add_observe(parser)
+    add_output(parser)
     parser.add_debug()
     return parser
 
@@ -32,25 +34,28 @@ def _parser(program: str) -> CommandParser:
 def _list(options: argparse.Namespace, output: Output, document: Document) -> Verdict:
     # Here, so that the help loads no registry.
     from registry_drain.cli.entries import entry_document, entry_table
-    from registry_drain.cli.patience import read_entries
+    from registry_drain.cli.finding import find
+    from registry_drain.cli.selection import Selection
     from registry_drain.cli.table import write_table
     from registry_drain.clock import SYSTEM_CLOCK, Deadline
-    from registry_drain.errors import ConfigurationError
     from registry_drain.registries.url import open_registry
 
-    if options.service == "":
-        raise ConfigurationError("--service is empty: leave it out to see all")
-    document["service"] = options.service
+    selection = Selection.of(options)
+    document["service"] = selection.service
     registry = open_registry(options.registry)
     document["registry"] = registry.url
     try:
-        entries = read_entries(registry, options.service, Deadline.after(options.timeout), output)
+        found = find(registry, selection, Deadline.after(options.timeout), output, observe=options.observe)
     finally:
         registry.close()
-    document["instances"] = [entry_document(entry) for entry in entries]
-    write_table(entry_table(entries, SYSTEM_CLOCK.unix_time()), output)
-    if not entries:
-        # Said beside the table, not in it: a script that counts lines must not count this one.
-        of_service = "" if options.service is None else f" of service {options.service!r}"
+    document["instances"] = [entry_document(entry) for entry in found.chosen]
+    write_table(entry_table(found.chosen, SYSTEM_CLOCK.unix_time()), output)
+    # Said beside the table, not in it: a script that counts lines must not count this one.
+    if found.note:
+        output.remark(found.note)
+    elif not found.listed:
+        of_service = "" if selection.service is None else f" of service {selection.service!r}"
         output.remark(f"no instance{of_service} is registered in {registry.url}")
+    elif not found.chosen:
+        output.remark(f"none of {len(found.listed)} instances in {registry.url} has {selection}")
     return ExitStatus.DONE, ""
