@@ -26,6 +26,7 @@ _BUILT_IN = {
     "consul": ("registry_drain.registries.consul", "open_consul", "consul", "python-consul", "consul"),
     "consul+https": ("registry_drain.registries.consul", "open_consul", "consul", "python-consul", "consul"),
     "zookeeper": ("registry_drain.registries.zookeeper", "open_zookeeper", "kazoo", "kazoo", "zookeeper"),
+    "zookeeper+tls": ("registry_drain.registries.zookeeper", "open_zookeeper", "kazoo", "kazoo", "zookeeper"),
     "local": ("registry_drain.registries.local", "open_local", "", "", ""),
 }
 _SECRET_OPTIONS = frozenset({"token", "password", "passwd", "secret", "auth"})

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import sys
+import threading
 from dataclasses import dataclass
 from typing import Any
 
 from kazoo.client import KazooClient
+from kazoo.exceptions import ConnectionDropped
 from kazoo.protocol.serialization import CloseInstance
+from kazoo.protocol.states import KeeperState
 
+from registry_drain.registries.zookeeper.handler import ConnectionNotes, NotingHandler, noting
 from registry_drain.registries.zookeeper.settings import SessionSettings
 
 # max_tries -1: an outage may last. The delays are measured: kazoo's own let a session that comes back wait for 15 to
@@ -25,17 +30,51 @@ class SessionKey:
     password: bytes
 
 
-def new_client(settings: SessionSettings, resume: SessionKey | None) -> Any:
-    """Return a KazooClient that was not started, for a new session or the one to resume.
+class SessionClient(KazooClient):  # type: ignore[misc] # kazoo has no annotations
+    """kazoo's client, which also says what it was asked for, and how an authentication failed.
+
+    Should one of the two methods be gone one day, messages say less; nothing else changes.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        self._sent = threading.local()
+        self.was_hung_up_on = False
+        """Whether SASL failed because the connection ended: so old ZooKeepers refuse, and so any one stops."""
+        super().__init__(**options)
+
+    def take_last_request(self) -> Any:
+        """Return the request that this thread handed over last, once; None if there was none."""
+        request, self._sent.request = getattr(self._sent, "request", None), None
+        return request
+
+    def _call(self, request: Any, async_object: Any) -> Any:
+        self._sent.request = request
+        return super()._call(request, async_object)
+
+    def _session_callback(self, state: Any) -> Any:
+        if state == KeeperState.AUTH_FAILED:
+            # kazoo calls this while it handles the failure, and keeps that to itself.
+            error = sys.exc_info()[1]
+            self.was_hung_up_on = isinstance(error and error.__cause__, ConnectionDropped)
+        return super()._session_callback(state)
+
+
+def new_client(settings: SessionSettings, resume: SessionKey | None, notes: ConnectionNotes) -> SessionClient:
+    """Return a client that was not started, for a new session or the one to resume.
 
     Raises:
-        ConfigurationError: the file with the credentials cannot be read.
+        ConfigurationError: a file (credentials, certificates) cannot be read.
     """
-    return KazooClient(
+    credential, tls = settings.read_credential(), settings.tls
+    context = noting(tls.context(settings.url)) if tls else None
+    return SessionClient(
         hosts=settings.hosts,
         timeout=settings.session_timeout,
         client_id=(resume.id, resume.password) if resume else None,
-        auth_data=settings.read_auth(),
+        handler=NotingHandler(notes, context, tls.server_name if tls else ""),
+        auth_data=credential.auth_data if credential else [],
+        sasl_options=credential.sasl_options if credential else None,
+        default_acl=list(settings.access.node) if settings.access.node else None,
         connection_retry=dict(_RECONNECT),
         logger=_kazoo_log(),
     )

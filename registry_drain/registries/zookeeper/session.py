@@ -25,6 +25,7 @@ without a limit. Locks guard the fields only.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import threading
@@ -35,6 +36,7 @@ from typing import Any
 from kazoo.exceptions import (
     AuthFailedError,
     BadVersionError,
+    InvalidACLError,
     KazooException,
     NoAuthError,
     NodeExistsError,
@@ -52,6 +54,8 @@ from registry_drain.errors import (
     RegistryUnavailableError,
 )
 from registry_drain.registries.zookeeper.client import SessionKey, let_go, new_client, send_goodbye
+from registry_drain.registries.zookeeper.handler import ConnectionNotes
+from registry_drain.registries.zookeeper.refusal import Need, need_of, refusal_text
 from registry_drain.registries.zookeeper.settings import Cancellation, CancelledSessionCallError, SessionSettings
 
 log = logging.getLogger(__name__)
@@ -65,8 +69,19 @@ _MOST_OUTSTANDING = 64
 _LONGEST_HOLD = 5.0
 """Seconds until a session that somebody forgot to let go of is let go."""
 
+_REQUIRES_AUTHENTICATION = -124
+"""SESSIONCLOSEDREQUIRESASLAUTH: the server has ``enforce.auth.enabled`` or ``sessionRequireClientSASLAuth``."""
+
 Request = Callable[[Any], Any]
 """Given the KazooClient, sends one request and returns its AsyncResult."""
+
+
+class _RefusedRequestError(PermissionRefusedError):
+    """One request was refused by an access list."""
+
+    def __init__(self, message: str, need: Need | None) -> None:
+        super().__init__(message)
+        self.need = need
 
 
 class SessionPhase(Enum):
@@ -120,7 +135,9 @@ class ZooKeeperSession:
         self._waiters: set[threading.Event] = set()
         self._over = threading.Event()
         self._stopped = threading.Event()
-        self._client = new_client(settings, resume)
+        self._notes = ConnectionNotes(self._wake_waiters)
+        self._credential = settings.read_credential()
+        self._client = new_client(settings, resume, self._notes)
         self._client.add_listener(self._listen)
         self._client.start_async()
 
@@ -167,12 +184,13 @@ class ZooKeeperSession:
                     self._key, self._phase = key, SessionPhase.CONNECTED
                     self._epoch += 1
                     self._outstanding = 0
+                    self._notes.connected()
             elif state == KazooState.SUSPENDED:
                 self._phase = SessionPhase.SUSPENDED
             else:
                 was_answered = self._is_ending and self._phase is SessionPhase.CONNECTED
                 self._is_dead = keeper_state == KeeperState.EXPIRED_SESSION or was_answered
-                self._is_refused = keeper_state == KeeperState.AUTH_FAILED
+                self._is_refused = keeper_state == KeeperState.AUTH_FAILED and not self._client.was_hung_up_on
                 self._phase = SessionPhase.OVER
             is_over = self._phase is SessionPhase.OVER
             waiters = list(self._waiters)
@@ -181,6 +199,12 @@ class ZooKeeperSession:
         for waiter in waiters:
             waiter.set()
         self._on_change()
+
+    def _wake_waiters(self) -> None:
+        with self._lock:
+            waiters = list(self._waiters)
+        for waiter in waiters:
+            waiter.set()
 
     # --- calls --------------------------------------------------------------------------------------------------------
 
@@ -211,13 +235,43 @@ class ZooKeeperSession:
         """
         answers: list[Any] = []
         size = _MOST_OUTSTANDING // 2
+        cancellation = cancellation or Cancellation()
         for start in range(0, len(requests), size):
-            answers += self._call_batch(requests[start : start + size], deadline, cancellation or Cancellation())
+            answers += self._call_batch(requests[start : start + size], deadline, cancellation)
+        for index, answer in enumerate(answers):
+            if isinstance(answer, _RefusedRequestError):
+                # One is explained with the list that refuses it, for a round trip; thousands would each say the same.
+                answers[index] = self.refused(answer.need, deadline, cancellation)
+                break
         return answers
+
+    def refused(
+        self, need: Need | None, deadline: Deadline, cancellation: Cancellation | None = None
+    ) -> PermissionRefusedError:
+        """Return an error that says who lacks ``need``, and who has it, as far as the access list may be read."""
+        if need is None:
+            return _RefusedRequestError(f"{self._settings.url}: ZooKeeper's access list refuses this (NoAuth)", None)
+        acls = None
+        if deadline.remaining() > 0:
+            with contextlib.suppress(RegistryUnavailableError):
+                [answer] = self._call_batch(
+                    [lambda client: client.get_acls_async(need.node)], deadline, cancellation or Cancellation()
+                )
+                acls = None if isinstance(answer, Exception) else answer[0]
+        who = self._who()
+        text = refusal_text(need, who, self._credential, acls)
+        return _RefusedRequestError(f"{self._settings.url}: NoAuth: {text}", need)
+
+    def _who(self) -> str:
+        names = [self._credential.identity] if self._credential else []
+        if self._settings.tls and self._settings.tls.cert_file:
+            names.append(f"the holder of {self._settings.tls.cert_file}")
+        return " or ".join(names) or "an anonymous client"
 
     def _call_batch(self, requests: Sequence[Request], deadline: Deadline, cancellation: Cancellation) -> list[Any]:
         epoch = self._enter(len(requests), deadline, cancellation)
         results: list[Any] = []
+        needs: list[Need | None] = []
 
         def abort() -> None:
             for result in results:
@@ -225,11 +279,13 @@ class ZooKeeperSession:
                     result.set_exception(CancelledSessionCallError(f"{self._settings.url}: cancelled"))
 
         try:
-            results.extend(request(self._client) for request in requests)
+            for request in requests:
+                results.append(request(self._client))
+                needs.append(need_of(self._client.take_last_request()))
             with cancellation.hook(abort):
                 limit = deadline.capped(self._settings.call_timeout)
                 # The last one first: answers come in order, so that it is the only one that is really waited for.
-                answers = [self._answer(result, limit) for result in reversed(results)]
+                answers = [self._answer(*each, limit) for each in zip(reversed(results), reversed(needs), strict=True)]
                 return answers[::-1]
         finally:
             # What was not answered keeps its place until it is, or until the next connection; rule 2.
@@ -281,31 +337,53 @@ class ZooKeeperSession:
 
     def _check_usable(self) -> None:
         if self._is_refused:
-            raise PermissionRefusedError(f"{self._settings.url}: ZooKeeper refused the credentials of auth_file")
+            raise self._credentials_refused()
+        if refusal := self._notes.refusal:
+            raise PermissionRefusedError(f"{self._settings.url}: {refusal}")
         if self._process_id != os.getpid():
             raise RegistryUnavailableError(f"{self._settings.url}: this session belongs to the process that forked us")
         if self._phase is SessionPhase.OVER:
-            raise RegistryUnavailableError(f"{self._settings.url}: the session is over; it is being replaced")
+            hint = ": it hung up during SASL; is auth_file right?" if self._client.was_hung_up_on else ""
+            raise RegistryUnavailableError(f"{self._settings.url}: the session is over; it is being replaced{hint}")
+
+    def _credentials_refused(self) -> PermissionRefusedError:
+        """Return what follows a refused authentication, unless the server just hung up: that may be its end, too."""
+        return PermissionRefusedError(
+            f"{self._settings.url}: ZooKeeper refused the credentials of {self._who()}: look at auth_file"
+        )
 
     def _unreachable(self, *, is_connected: bool) -> RegistryError:
         if is_connected:
             return RegistryTimeoutError(f"{self._settings.url}: ZooKeeper does not answer; earlier requests still wait")
-        return RegistryUnavailableError(f"{self._settings.url}: no connection to ZooKeeper in the time allowed")
+        reason = f" ({self._notes.failure})" if self._notes.failure else ""
+        return RegistryUnavailableError(f"{self._settings.url}: no connection to ZooKeeper in the time allowed{reason}")
 
-    def _answer(self, result: Any, deadline: Deadline) -> Any:
+    def _answer(self, result: Any, need: Need | None, deadline: Deadline) -> Any:
         try:
             return result.get(timeout=deadline.remaining())
         except ANSWERS as answer:
             return answer
         except NoAuthError:
-            return PermissionRefusedError(f"{self._settings.url}: ZooKeeper's access list refuses this (NoAuth)")
+            doing = f" to {self._who()}: {need.doing}" if need else ""
+            return _RefusedRequestError(f"{self._settings.url}: refused by an access list (NoAuth){doing}", need)
+        except InvalidACLError as error:
+            # "auth" in a list stands for the creator, who is nobody to this server.
+            raise PermissionRefusedError(
+                f"{self._settings.url}: ZooKeeper takes no access list for the creator, because it does not know "
+                f"{self._who()}: is the scheme enabled there?"
+            ) from error
         except CancelledSessionCallError:
             raise
         except KazooTimeoutError as error:
             raise RegistryTimeoutError(f"{self._settings.url}: ZooKeeper did not answer in time") from error
         except AuthFailedError as error:
-            raise PermissionRefusedError(f"{self._settings.url}: ZooKeeper refused the credentials") from error
+            raise self._credentials_refused() from error
         except KazooException as error:
+            if getattr(error, "code", 0) == _REQUIRES_AUTHENTICATION:
+                raise PermissionRefusedError(
+                    f"{self._settings.url}: ZooKeeper serves no client that has not proven who it is, which "
+                    f"{self._who()} has not: name credentials (sasl) as auth_file"
+                ) from error
             reason = type(error).__name__
             raise RegistryUnavailableError(f"{self._settings.url}: the request failed ({reason})") from error
 
