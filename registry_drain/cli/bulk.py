@@ -93,7 +93,7 @@ def _one_by_one(
 
 
 @contextlib.contextmanager
-def progress(total: int, output: Output) -> Iterator[Callable[[], None]]:
+def progress(total: int, output: Output, what: str = "removing") -> Iterator[Callable[[], None]]:
     """Give a function to call after each one of ``total``; a person at a terminal sees a bar move, if rich is there."""
     if not output.is_watched:
         yield lambda: None
@@ -106,5 +106,5 @@ def progress(total: int, output: Output) -> Iterator[Callable[[], None]]:
         return
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("removing", total=total)
+        task = bar.add_task(what, total=total)
         yield lambda: bar.advance(task)

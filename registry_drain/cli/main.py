@@ -16,8 +16,10 @@ from registry_drain.errors import ConfigurationError
 PROGRAM = "registry-drain"
 _COMMANDS = {
     "demo": ("registry_drain.cli.demo.command", "restart a fleet under load, stopped naively and drained, and compare"),
-    "deregister": ("registry_drain.cli.deregister", "remove one instance from a registry, and prove that it is gone"),
+    "deregister": ("registry_drain.cli.deregister", "remove instances from a registry, and prove that they are gone"),
+    "drain": ("registry_drain.cli.drain", "take instances out of rotation, without removing them"),
     "list": ("registry_drain.cli.list_command", "show what is registered, who owns it, and how it is"),
+    "undrain": ("registry_drain.cli.drain", "put instances back into rotation"),
 }
 
 
