@@ -46,6 +46,7 @@ from registry_drain.errors import (
 from registry_drain.instance import ServiceInstance
 from registry_drain.registries.zookeeper.layouts import NodeTree
 from registry_drain.registries.zookeeper.layouts.base import parents
+from registry_drain.registries.zookeeper.refusal import Need, folder_of
 from registry_drain.registries.zookeeper.session import ANSWERS, Request, ZooKeeperSession, session_text
 from registry_drain.registries.zookeeper.settings import Cancellation, CancelledSessionCallError, SessionSettings
 
@@ -277,17 +278,19 @@ class OwnNode:
             return transaction.commit_async()
 
         [results] = self._write(session, [take_over], deadline)
-        self._check_transaction(results)
+        self._check_transaction(session, path, results, deadline)
 
-    def _check_transaction(self, results: Any) -> None:
+    def _check_transaction(self, session: ZooKeeperSession, path: str, results: Any, deadline: Deadline) -> None:
         """Return if it was applied, or met one of ``ANSWERS``, which the next look explains."""
-        for result in results if isinstance(results, list) else [results]:
+        for index, result in enumerate(results if isinstance(results, list) else [results]):
             # The operations that were not at fault are answered with these two.
             is_bystander = isinstance(result, (RolledBackError, RuntimeInconsistency))
             if is_bystander or not isinstance(result, Exception) or isinstance(result, ANSWERS):
                 continue
             if isinstance(result, NoAuthError):
-                raise PermissionRefusedError(f"{self._settings.url}: ZooKeeper's access list refuses this (NoAuth)")
+                permission = ("DELETE", "CREATE")[index] if index < 2 else "WRITE"
+                need = Need(f"taking {path} over", folder_of(path) if index < 2 else path, permission)
+                raise session.refused(need, deadline)
             reason = type(result).__name__
             raise RegistryUnavailableError(f"{self._settings.url}: the transaction failed ({reason})")
 
