@@ -445,7 +445,7 @@ def test_a_sequential_layout_registers_lists_survives_expiry_and_leaves(stage: S
     [
         ("zookeeper:///services", "name at least one server"),
         ("zookeeper://h/services?layouts=curator", "unknown option 'layouts'"),
-        ("zookeeper://h/services?layout=spring", "must be one of: armeria, curator, dubbo"),
+        ("zookeeper://h/services?layout=spring", "must be one of: armeria, auto, curator, dubbo"),
         ("zookeeper://h/services?session_timeout_s=0", "positive number"),
         ("zookeeper://h/services?timeout_s=soon", "timeout_s"),
         ("zookeeper://h/a//b", "cannot be one segment"),

@@ -9,8 +9,6 @@ version (see :mod:`registry_drain.registries.zookeeper.node`).
 
 from __future__ import annotations
 
-from typing import Any
-
 from kazoo.exceptions import BadVersionError, NoNodeError, NotEmptyError
 
 from registry_drain.clock import Deadline
@@ -22,14 +20,10 @@ from registry_drain.errors import (
 )
 from registry_drain.registries.base import RegistryEntry, Removal, RemovalOutcome
 from registry_drain.registries.retry import retrying
+from registry_drain.registries.zookeeper.node_stat import owner_of, version_of
 from registry_drain.registries.zookeeper.session import ZooKeeperSession, read_stat, session_text
 from registry_drain.registries.zookeeper.settings import SessionSettings
 from registry_drain.registries.zookeeper.shared import SharedSession
-
-
-def version_of(stat: Any) -> str:
-    """Return what differs after every re-creation of a node. Its version number does not."""
-    return f"{stat.czxid:x}-{session_text(stat.ephemeralOwner)}"
 
 
 class EntryRemoval:
@@ -68,7 +62,7 @@ class EntryRemoval:
             raise LiveOwnerError(
                 f"{self._path} was registered anew by session {session_text(stat.ephemeralOwner)} since it was listed"
             )
-        if stat.ephemeralOwner and not force:
+        if owner_of(stat) and not force:
             raise LiveOwnerError(
                 f"{self._entry} is held by session {self._entry.owner}, which is alive: stop its process",
                 yields_to_force=True,

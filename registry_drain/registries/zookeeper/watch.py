@@ -25,7 +25,7 @@ from registry_drain.clock import Clock, Deadline
 from registry_drain.errors import ConfigurationError, RegistryDrainError, RegistryUnavailableError
 from registry_drain.instance import ServiceInstance
 from registry_drain.registries.base import WatchCallback
-from registry_drain.registries.zookeeper.layouts import NodeContent, NodeTree
+from registry_drain.registries.zookeeper.layouts import Layout, NodeContent
 from registry_drain.registries.zookeeper.layouts.base import join
 from registry_drain.registries.zookeeper.session import Request, ZooKeeperSession
 from registry_drain.registries.zookeeper.settings import Cancellation, CancelledSessionCallError, SessionSettings
@@ -46,7 +46,8 @@ class ZooKeeperWatch:
     def __init__(
         self,
         service: str,
-        tree: NodeTree,
+        folder: str,
+        layout: Layout,
         settings: SessionSettings,
         shared: SharedSession,
         clock: Clock,
@@ -54,8 +55,8 @@ class ZooKeeperWatch:
         on_close: Callable[[ZooKeeperWatch], None],
     ) -> None:
         self._service = service
-        self._tree = tree
-        self._folder = tree.folder(service)
+        self._folder = folder
+        self._layout = layout
         self._settings = settings
         self._shared = shared
         self._clock = clock
@@ -217,7 +218,7 @@ class ZooKeeperWatch:
                 contents[name] = NodeContent(name, problem=str(answer))
             else:
                 data, _ = answer
-                contents[name] = self._tree.layout.decode(name, data or b"")
+                contents[name] = self._layout.decode(name, data or b"")
 
     def _publish(self) -> None:
         found = (self._instance(content) for content in self._contents.values())

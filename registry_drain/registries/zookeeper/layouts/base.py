@@ -106,6 +106,18 @@ def check_node_name(what: str, name: str) -> str:
     return name
 
 
+def check_path(what: str, path: str) -> str:
+    """Return ``path`` without slashes around it if ZooKeeper takes it.
+
+    Raises:
+        ConfigurationError: naming the segment and the character.
+    """
+    stripped = path.strip("/")
+    for segment in stripped.split("/") if stripped else ():
+        check_node_name(f"in the {what} {path!r}, segment", segment)
+    return stripped
+
+
 @dataclass(frozen=True, slots=True)
 class NodeTree:
     """Where one registry's nodes lie: a base path and a layout.
@@ -125,10 +137,7 @@ class NodeTree:
         Raises:
             ConfigurationError: if ZooKeeper would refuse the path.
         """
-        stripped = path.strip("/")
-        for segment in stripped.split("/") if stripped else ():
-            check_node_name(f"in the base path {path!r}, segment", segment)
-        return cls(f"/{stripped}", layout)
+        return cls(f"/{check_path('base path', path)}", layout)
 
     def folder(self, service: str) -> str:
         """Return the path of the folder that holds the nodes of ``service``."""
