@@ -2,9 +2,10 @@
 
 - ``registry``: opens, lists; joins the rest
 - ``http``: the hardened client, on ``connection`` (deadlines, aborting) and ``native`` (the library's own API)
-- ``token``: where it comes from; ``catalog``: reading, and what an empty list proves
+- ``token``: where it comes from; ``catalog``: reading, and what an empty list proves; ``listed``: what was read
 - ``registration``: one's own instance, with ``own`` (names, payload) and ``heartbeat``
-- ``removal``: somebody else's; ``watch``: following a service; ``retry``: repeating what a retry can help
+- ``removal``: other people's, one or many; ``agents``: whose they are; ``managed``: who puts them back
+- ``watch``: following a service; ``retry``: repeating what a retry can help
 """
 
 from registry_drain.registries.consul.registry import OPTIONS, ConsulRegistry, open_consul

@@ -106,6 +106,12 @@ class Connections:
         self._adapters: dict[int, HTTPAdapter] = {}
         self._open: weakref.WeakSet[HTTPConnection] = weakref.WeakSet()
         self._is_aborted = False
+        self._opened = 0
+
+    @property
+    def opened(self) -> int:
+        """How many connections were ever opened. While it stays the same, the other side's process does so, too."""
+        return self._opened
 
     @property
     def is_aborted(self) -> bool:
@@ -153,6 +159,7 @@ class Connections:
     def track(self, connection: HTTPConnection) -> None:
         """Remember a connection that was just opened."""
         with self._lock:
+            self._opened += 1
             self._open.add(connection)
             if not self._is_aborted:
                 return

@@ -41,6 +41,7 @@ from registry_drain.errors import (
     RegistryTimeoutError,
     RegistryUnavailableError,
 )
+from registry_drain.instance import format_endpoint
 from registry_drain.registries.consul.connection import Connections
 from registry_drain.registries.consul.native import NativeAPI
 from registry_drain.registries.consul.token import TokenSource
@@ -64,8 +65,10 @@ class ConsulAddress:
         verify: a file of CA certificates, or True for the well-known ones.
         cert: client certificate and key.
         timeout: seconds that one request may take, inside its deadline.
-        dc: the data centre whose catalog is read; empty for the agent's own.
         tokens: where the token comes from.
+        dc: the data centre whose catalog is read; empty for the agent's own.
+        ns: the namespace of Consul Enterprise; empty for the token's own.
+        partition: the admin partition of Consul Enterprise; empty for the agent's own.
     """
 
     url: str
@@ -77,10 +80,19 @@ class ConsulAddress:
     cert: tuple[str, str] | None = None
     timeout: float = 5.0
     dc: str = ""
+    ns: str = ""
+    partition: str = ""
 
-    def at(self, host: str) -> ConsulAddress:
-        """Return the same for another agent of the cluster."""
-        return replace(self, host=host, url=f"{self.url} (agent at {host})")
+    @property
+    def scope(self) -> dict[str, str]:
+        """What every request is limited to: the parameters that are set."""
+        given = {"dc": self.dc, "ns": self.ns, "partition": self.partition}
+        return {name: value for name, value in given.items() if value}
+
+    def at(self, host: str, port: int | None = None) -> ConsulAddress:
+        """Return the same for another agent of the cluster; without ``port``, on the same one."""
+        where = format_endpoint(host, port) if port else host
+        return replace(self, host=host, port=port or self.port, url=f"{self.url} (agent at {where})")
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,12 +145,9 @@ class ConsulClient:
             RegistryError: another status.
         """
         path = "/v1/" + "/".join(urllib.parse.quote(segment, safe="") for segment in segments)
-        query = dict(params or {})
-        if self.address.dc:
-            query["dc"] = self.address.dc
-        if query:
+        if params:
             # %20, not +: Consul's filter expressions are full of spaces.
-            path += "?" + urllib.parse.urlencode(query, quote_via=urllib.parse.quote)
+            path += "?" + urllib.parse.urlencode(params, quote_via=urllib.parse.quote)
         data = None if body is None else json.dumps(body, ensure_ascii=False).encode()
         status, _, text = self.send(method, path, data, deadline, self.address.timeout, accept)
         if not text.strip():
@@ -161,6 +170,9 @@ class ConsulClient:
         accept: frozenset[int] = frozenset(),
     ) -> tuple[int, Mapping[str, str], str]:
         """Send one request; return status, headers and text of an answer that is not an error. See :meth:`call`."""
+        if scope := self.address.scope:
+            separator = "&" if "?" in path else "?"
+            path += separator + urllib.parse.urlencode(scope, quote_via=urllib.parse.quote)
         where = f"{self.address.url}: {method} {path.partition('?')[0]}"
         token = self.address.tokens.current()
         bounded = deadline.capped(timeout)
@@ -191,6 +203,11 @@ class ConsulClient:
         shown = text.replace(token, "<token>") if token else text
         status = _checked(where, response.status_code, shown.strip(), accept)
         return status, response.headers, text
+
+    @property
+    def opened(self) -> int:
+        """See :attr:`Connections.opened`."""
+        return self._connections.opened
 
     def abort(self) -> None:
         """Cut off whatever is waiting for an answer, and refuse every later call: no byte leaves any more.

@@ -220,7 +220,8 @@ def _parse_check(raw: Mapping[str, Any]) -> Check:
         id=_text(raw, "CheckID"),
         status=_text(raw, "Status"),
         is_of_service=bool(_text(raw, "ServiceID")),
-        output=_text(raw, "Output"),
+        # Maintenance mode keeps the reason that it was given in the notes.
+        output=_text(raw, "Output") or _text(raw, "Notes"),
         modify_index=_number(raw.get("ModifyIndex")),
     )
 

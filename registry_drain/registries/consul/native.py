@@ -95,7 +95,7 @@ class NativeAPI(base.Consul):  # type: ignore[misc]  # the library has no annota
         self.http = Transport(client, deadline)
         self.token = None
         self.scheme = client.address.scheme
-        self.dc = client.address.dc or None
+        self.dc = None  # sent by the client, with every request
         self.consistency = "default"
         self.agent: Any = self._AGENT(self)
         self.health: Any = self._HEALTH(self)

@@ -36,6 +36,11 @@ class Lifetimes:
     deregister_after: float
 
     @property
+    def reaped_after(self) -> float:
+        """Seconds without a heartbeat after which the agent may have removed it by itself."""
+        return self.ttl + self.deregister_after
+
+    @property
     def heartbeat_pause(self) -> float:
         """Seconds between heartbeats: two may be lost before the check notices."""
         return min(self.ttl / 3, LONGEST_HEARTBEAT_PAUSE)
@@ -112,18 +117,23 @@ class OwnEntry:
         found = read_service(client, self.instance.service, deadline, params)
         return [each for each in found if each.instance_id == self.instance.id]
 
-    def rival_on_agent(self, client: ConsulClient, deadline: Deadline) -> str:
-        """Return the Consul id that holds the instance id on this very agent, which answers without the servers."""
-        params = self._narrowed(self._same_id("ID", "Meta"))
+    def on_agent(self, client: ConsulClient, deadline: Deadline) -> tuple[bool, str]:
+        """Return whether our service stands on this very agent, and the Consul id of whoever has the instance id there.
+
+        The agent answers without the servers.
+        """
+        params = self._narrowed(f'ID == "{self.consul_id}" or {self._same_id("ID", "Meta")}')
         found = client.call("GET", "agent", "services", deadline=deadline, params=params).data
+        is_there, rival = False, ""
         for consul_id, service in found.items() if isinstance(found, dict) else ():
             meta = (service.get("Meta") or {}) if isinstance(service, dict) else {}
             same = service.get("Service") == self.instance.service and meta.get(ID_KEY, consul_id) == self.instance.id
-            # Ourselves, when only the check was removed, are no rival; nor is what a hand-over that failed has left in
-            # our own entry.
-            if same and consul_id != self.consul_id and meta.get(INCARNATION_KEY) != self.incarnation:
-                return str(consul_id)
-        return ""
+            # What a hand-over that failed has left in our own entry is no rival.
+            if consul_id == self.consul_id:
+                is_there = True
+            elif same and meta.get(INCARNATION_KEY) != self.incarnation:
+                rival = str(consul_id)
+        return is_there, rival
 
     def find(self, listed: list[Listed]) -> Listed | None:
         """Return this incarnation, if it is listed."""

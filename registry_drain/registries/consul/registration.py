@@ -13,9 +13,10 @@ Meta, and everything in this package shows that one.
 listed: those with its instance id and another incarnation, dead or alive. A predecessor that still lives notices with
 its next heartbeat, and gives way.
 
-**Heartbeats.** A daemon thread passes the TTL check. When the agent does not know the check any more (it restarted, or
-an operator removed the entry) the thread registers again, unless a successor stands there. When the token was rotated
-it registers again with the new one: the agent keeps the token of a registration, and needs a valid one to remove it.
+**Heartbeats.** A daemon thread passes the TTL check. When the agent does not know the check any more, and no successor
+stands there, it either lost us, and the thread registers again, or an operator removed us, and we stay out until we are
+told to rejoin: see :mod:`registry_drain.registries.consul.disappearance`. When the token was rotated the thread
+registers again with the new one: the agent keeps the token of a registration, and needs a valid one to remove it.
 
 **The fence.** Every write of a registration or a heartbeat passes ``_writing``, which looks at the fence and counts
 under one lock. ``fence`` raises the flag, waits for the count to reach zero, and cuts off what does not end in time.
@@ -37,7 +38,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -48,11 +49,14 @@ from registry_drain.errors import (
     RegistryDrainError,
     RegistryTimeoutError,
     RegistryUnavailableError,
+    RemovedByOperatorError,
 )
 from registry_drain.instance import ServiceInstance
-from registry_drain.registries.abilities import HandoverRegistration
+from registry_drain.registries.abilities import HandoverRegistration, RejoinableRegistration, removal_line
 from registry_drain.registries.base import Removal, RemovalOutcome
+from registry_drain.registries.consul.agent_identity import AgentIdentity, read_identity
 from registry_drain.registries.consul.catalog import Listed, require_sight
+from registry_drain.registries.consul.disappearance import Disappearance
 from registry_drain.registries.consul.heartbeat import Heartbeat
 from registry_drain.registries.consul.http import ConsulAddress, ConsulClient
 from registry_drain.registries.consul.own import Lifetimes, OwnEntry
@@ -95,6 +99,13 @@ class ConsulRegistration:
         self._heartbeat: Heartbeat | None = None
         self._removal: Removal | None = None
         self._is_offered = False  # the next process may have written our entry: do not overwrite it
+        self._taken_at = 0.0  # when the last registration or heartbeat that the agent took was sent
+        self._opened = 0  # how many connections the writer had opened when that was answered
+        self._agent: AgentIdentity | None = None  # which agent that was
+        self._is_agent_asked = False
+        self._has_yielded = False  # to a successor that stands on our agent
+        self._removed = ""
+        self._on_removed: Callable[[str], None] | None = None
         self._is_adopted = False  # the entry is our predecessor's until it says otherwise: do not remove it
 
         self._stop = threading.Event()
@@ -135,17 +146,23 @@ class ConsulRegistration:
             RegistryUnavailableError: retryable. The instance may be listed; ``on_shutdown`` cleans up.
             PermissionRefusedError: the token lacks ``service:write``.
             LiveOwnerError: fenced already.
+            RemovedByOperatorError: somebody took it out on purpose.
         """
         with self._lock:
             if self._is_registered and not self._is_fenced:
                 return
+            if self._removed and not self._is_fenced:
+                raise RemovedByOperatorError(f"{self._instance} at {self._address.url}: it was {self._removed}")
+        self._register(deadline)
+
+    def _register(self, deadline: Deadline, *, takes_over: bool = True) -> None:
         began_at = self._clock.now()
         try:
             with self._writing():
                 with self._lock:
                     self._may_be_listed = True
                 self._put(deadline)
-            self._await_listed(deadline)
+            self._await_listed(deadline, takes_over=takes_over)
         except RegistryDrainError as error:
             if self._stop.is_set() and not isinstance(error, LiveOwnerError):
                 raise self._fenced_error() from error
@@ -153,7 +170,7 @@ class ConsulRegistration:
         with self._lock:
             if self._is_fenced:
                 raise self._fenced_error()
-            self._is_registered = True
+            self._is_registered, self._removed = True, ""
             if self._heartbeat is None:
                 pause = self._lifetimes.heartbeat_pause
                 subject = f"{self._instance} at {self._address.url}"
@@ -166,11 +183,15 @@ class ConsulRegistration:
         # The parameter also ends maintenance mode, which would outlive the process that was put into it.
         params = {"replace-existing-checks": "true"}
         body = self._own.payload()
+        sent_at = self._clock.now()
         self._writer.call("PUT", "agent", "service", "register", deadline=deadline, params=params, body=body)
         with self._lock:
             self._registered_with = token
+            self._taken_at, self._opened = sent_at, self._writer.opened
+            # It may be another agent than before.
+            self._agent, self._is_agent_asked = None, False
 
-    def _await_listed(self, deadline: Deadline) -> None:
+    def _await_listed(self, deadline: Deadline, *, takes_over: bool = True) -> None:
         """Wait until a consistent read lists us, and until it lists no predecessor on our agent any more."""
         look = _FIRST_LOOK
         taken_over: set[str] = set()
@@ -179,7 +200,7 @@ class ConsulRegistration:
             mine = self._own.find(listed)
             if mine is not None:
                 old = {each.consul_id for each in listed if each.node == mine.node and each is not mine} - taken_over
-                if not old:
+                if not old or not takes_over:
                     return
                 for consul_id in sorted(old):
                     self._take_over(consul_id, deadline)
@@ -214,6 +235,7 @@ class ConsulRegistration:
     def _renew(self) -> str:
         """Beat once. See :class:`Heartbeat` for what is returned and raised."""
         deadline = Deadline.after(self._address.timeout, self._clock)
+        sent_at = self._clock.now()
         with self._writing():
             is_known = self._writer.native(deadline).agent.check.ttl_pass(self._own.check_id)
             with self._lock:
@@ -222,13 +244,54 @@ class ConsulRegistration:
             if is_known and is_rotated and not is_between:
                 self._put(deadline)
         if is_known:
+            self._note_taken(sent_at, deadline)
             return ""
         if is_between:
             return "lost, or deregistered, during a hand-over: whoever wins it registers again"
         with self._lock:
             self._is_registered = False
-        if successor := self._own.rival_on_agent(self._writer, deadline):
+            if self._removed:
+                return ""
+        return self._missed(deadline)
+
+    def _note_taken(self, sent_at: float, deadline: Deadline) -> None:
+        """Note that the agent took a heartbeat, and once which agent it is."""
+        with self._lock:
+            self._taken_at, self._opened = sent_at, self._writer.opened
+            self._has_yielded = False
+            if self._removed:  # somebody has put the very entry back
+                self._is_registered, self._removed = not self._is_fenced, ""
+            if self._is_agent_asked:
+                return
+        try:
+            agent = read_identity(self._writer, deadline)
+        except RegistryDrainError as error:
+            # The heartbeat was taken, that is what counts; the next one asks again.
+            _log.debug("%s: its agent did not say who it is: %s", self._instance, error)
+            return
+        with self._lock:
+            self._agent, self._is_agent_asked = agent, True
+
+    def _missed(self, deadline: Deadline) -> str:
+        """Our check is unknown: register again, give way to a successor, or stay out."""
+        with self._lock:
+            is_same_connection = self._writer.opened == self._opened
+        is_there, successor = self._own.on_agent(self._writer, deadline)
+        if successor:
+            with self._lock:
+                self._has_yielded = True
             return f"its successor {successor} is registered: this one gives way"
+        gone = Disappearance(
+            silence=self._clock.now() - self._taken_at,
+            reaped_after=self._lifetimes.reaped_after,
+            is_same_connection=is_same_connection,
+            before=self._agent,
+            now=read_identity(self._writer, deadline) if self._agent is not None else None,
+        )
+        # Where only the check is missing nobody took the instance out; and what a successor removed no operator did.
+        if gone.is_removal and not is_there and not self._has_yielded:
+            self._stay_out(str(gone))
+            return ""
         with self._writing():
             with self._lock:
                 if self._is_offered:
@@ -236,8 +299,42 @@ class ConsulRegistration:
             self._put(deadline)
             with self._lock:
                 self._is_registered = not self._is_fenced
-        _log.warning("%s: %s had lost it, registered again", self._instance, self._address.url)
+        why = "only its check was gone" if is_there else "its successor has left" if self._has_yielded else str(gone)
+        _log.warning("%s: %s had lost it, registered again: %s", self._instance, self._address.url, why)
         return ""
+
+    # --- removed by an operator ---------------------------------------------------------------------------------------
+
+    def _stay_out(self, how: str) -> None:
+        with self._lock:
+            line = self._removed = removal_line(self._clock.unix_time(), how)
+            call = self._on_removed
+        _log.warning("%s: stays out of %s until it is told to rejoin: %s", self._instance, self._address.url, line)
+        if call is not None:
+            call(line)
+
+    @property
+    def removed_by_operator(self) -> str:
+        """See :class:`RejoinableRegistration`. Found out by the next heartbeat."""
+        with self._lock:
+            return self._removed
+
+    def on_removed(self, call: Callable[[str], None]) -> None:
+        """See :class:`RejoinableRegistration`: called in the heartbeat's thread."""
+        with self._lock:
+            self._on_removed = call
+
+    def rejoin(self, deadline: Deadline) -> None:
+        """See :class:`RejoinableRegistration`. Takes nothing over: whoever has the id on our agent came later."""
+        with self._lock:
+            is_removed = bool(self._removed) and not self._is_fenced
+        if not is_removed:
+            self.register(deadline)
+            return
+        _, successor = self._own.on_agent(self._writer, deadline)
+        if successor:
+            raise LiveOwnerError(f"{self._address.url}: {self._instance}: its successor {successor} has the id")
+        self._register(deadline, takes_over=False)
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
@@ -365,6 +462,8 @@ class ConsulRegistration:
                 return self._result(RemovalOutcome.UNVERIFIABLE, str(error), attempts)
             confirmed_at = self._clock.now()
         detail = f"not listed by a consistent read ({self._own.consul_id})"
+        with self._lock:
+            detail = f"{detail}; {self._removed}" if self._removed else detail
         return self._result(RemovalOutcome.CONFIRMED, detail, attempts, confirmed_at)
 
     # --- handing over -------------------------------------------------------------------------------------------------
@@ -374,6 +473,8 @@ class ConsulRegistration:
         with self._lock:
             if self._is_fenced:
                 raise self._fenced_error()
+            if self._removed:
+                return ""
             self._is_offered = True
         if not deadline.wait(self._quiet):
             raise RegistryTimeoutError(f"{self._address.url}: a registration of {self._instance} does not end")
@@ -417,6 +518,8 @@ class ConsulRegistration:
             if self._is_fenced:
                 raise self._fenced_error()
             self._is_offered = False
+            if self._removed:
+                return
 
         def restore() -> None:
             if self._own.find(self._read(deadline)) is None:
@@ -444,3 +547,4 @@ class ConsulRegistration:
 
 # A type checker compares it with the protocol here.
 _handover: type[HandoverRegistration] = ConsulRegistration
+_rejoinable: type[RejoinableRegistration] = ConsulRegistration

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import re
 import threading
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from registry_drain.clock import SYSTEM_CLOCK, Clock, Deadline
-from registry_drain.errors import ConfigurationError, PermissionRefusedError
-from registry_drain.instance import ServiceInstance, check_name
+from registry_drain.errors import ConfigurationError, PermissionRefusedError, RegistryDrainError
+from registry_drain.instance import ServiceInstance, check_name, parse_endpoint
+from registry_drain.registries.abilities import BulkRegistry, CompanionRegistry, RemovalResult
 from registry_drain.registries.base import Registration, Registry, RegistryEntry, Removal, Watch, WatchCallback
 from registry_drain.registries.consul.catalog import (
     META_PREFIX,
@@ -23,14 +25,26 @@ from registry_drain.registries.consul.catalog import (
 from registry_drain.registries.consul.http import ConsulAddress, ConsulClient
 from registry_drain.registries.consul.own import Lifetimes
 from registry_drain.registries.consul.registration import ConsulRegistration
-from registry_drain.registries.consul.removal import ConsulRemoval
+from registry_drain.registries.consul.removal import ConsulRemovals
 from registry_drain.registries.consul.retry import persistently
 from registry_drain.registries.consul.token import TokenSource
 from registry_drain.registries.consul.watch import ConsulWatch
 from registry_drain.registries.url import RegistryURL, seconds
 
 OPTIONS = frozenset(
-    {"ca_file", "cert_file", "dc", "deregister_critical_after_s", "key_file", "timeout_s", "token_file", "ttl_s"}
+    {
+        "agent",
+        "ca_file",
+        "cert_file",
+        "dc",
+        "deregister_critical_after_s",
+        "key_file",
+        "ns",
+        "partition",
+        "timeout_s",
+        "token_file",
+        "ttl_s",
+    }
 )
 DEFAULT_TTL = 15.0
 """Seconds a killed process stays in the callers' lists. Five heartbeats: one slow agent restart must not end it."""
@@ -62,13 +76,18 @@ class ConsulRegistry:
         url: of one agent; registrations belong to that agent, and go with it.
         clock: for every wait and deadline.
         token: instead of ``token_file`` and the environment.
+        agent: ``HOST:PORT`` of the agent that owns what is removed, drained or undrained, instead of the option of the
+            same name; without either it is found in the gossip.
     """
 
-    def __init__(self, url: RegistryURL, clock: Clock = SYSTEM_CLOCK, *, token: str | None = None) -> None:
+    def __init__(
+        self, url: RegistryURL, clock: Clock = SYSTEM_CLOCK, *, token: str | None = None, agent: str | None = None
+    ) -> None:
         """Check every option; sends nothing."""
         self._url = str(url)
         self._clock = clock
         self._address = _address(url, token)
+        self._agent = _agent(url, agent, self._address)
         self._lifetimes = Lifetimes(
             ttl=url.option("ttl_s", _at_least(SHORTEST_TTL), DEFAULT_TTL),
             deregister_after=url.option(
@@ -130,15 +149,51 @@ class ConsulRegistry:
         return sorted(found, key=lambda entry: (entry.service, entry.id, entry.locator))
 
     def remove(self, entry: RegistryEntry, deadline: Deadline, *, force: bool = False) -> Removal:
-        """Remove somebody else's instance; see :class:`ConsulRemoval` for the ways and what may undo them.
+        """Remove somebody else's instance, and what belongs to it; see :mod:`..consul.removal` for the ways.
 
         Raises:
-            LiveOwnerError: its checks pass (without ``force``), or it was registered anew since it was shown.
+            LiveOwnerError: its checks pass or another system manages it (without ``force``), or it was registered anew
+                since it was shown.
             InstanceNotFoundError: it is gone already.
             RegistryUnavailableError: before anything was sent.
             PermissionRefusedError: the token may not read or write it, and nothing was sent.
+            ConfigurationError: ``agent`` is another node's.
         """
-        return ConsulRemoval(self._client, entry, self._clock, force=force).run(deadline)
+        results: list[RemovalResult] = []
+        self._removals(force=force).run([entry], deadline, lambda _, result: results.append(result))
+        (result,) = results
+        if isinstance(result, RegistryDrainError):
+            raise result
+        return result
+
+    def remove_many(
+        self,
+        entries: Sequence[RegistryEntry],
+        deadline: Deadline,
+        on_result: Callable[[RegistryEntry, RemovalResult], None],
+        *,
+        force: bool = False,
+    ) -> None:
+        """Remove each of ``entries`` as :meth:`remove` does, in rounds of up to 512.
+
+        Those that only the catalog knows go in transactions of up to 64 operations; those of an agent one by one, over
+        a connection that is kept. One consistent read per service proves them all.
+
+        Raises:
+            RegistryUnavailableError: nothing was sent for those without a result.
+        """
+        self._removals(force=force).run(entries, deadline, on_result)
+
+    def companions(self, entries: Sequence[RegistryEntry], deadline: Deadline) -> Sequence[Sequence[str]]:
+        """Return what else goes when each of ``entries`` is removed; see :mod:`..consul.removal.companions`.
+
+        Raises:
+            RegistryUnavailableError, PermissionRefusedError: as for :meth:`entries`.
+        """
+        return self._removals(force=False).companions(entries, deadline)
+
+    def _removals(self, *, force: bool) -> ConsulRemovals:
+        return ConsulRemovals(self._client, self._clock, agent=self._agent, force=force)
 
     def watch(self, service: str, deadline: Deadline, on_change: WatchCallback | None = None) -> Watch:
         """Follow the passing instances by blocking queries; see :class:`ConsulWatch`.
@@ -192,9 +247,19 @@ def _address(url: RegistryURL, token: str | None) -> ConsulAddress:
         verify=files["ca_file"] or True,
         cert=(files["cert_file"], files["key_file"]) if files["cert_file"] else None,
         timeout=url.option("timeout_s", seconds, DEFAULT_TIMEOUT),
-        dc=url.option("dc", str, ""),
         tokens=TokenSource.choose(token, url.options.get("token_file")),
+        dc=url.option("dc", str, ""),
+        ns=url.option("ns", str, ""),
+        partition=url.option("partition", str, ""),
     )
+
+
+def _agent(url: RegistryURL, given: str | None, own: ConsulAddress) -> ConsulAddress | None:
+    text = given if given is not None else url.options.get("agent")
+    if text is None:
+        return None
+    host, port = parse_endpoint(text)
+    return own.at(host, port)
 
 
 def _readable(text: str) -> str:
@@ -235,4 +300,7 @@ def _check_metadata(instance: ServiceInstance) -> None:
         raise ConfigurationError(f"metadata {key!r} of {instance}: {problem}")
 
 
-_: type[Registry] = ConsulRegistry  # mypy checks here that the protocol is kept
+# mypy checks here that the protocols are kept
+_registry: type[Registry] = ConsulRegistry
+_bulk: type[BulkRegistry] = ConsulRegistry
+_companions: type[CompanionRegistry] = ConsulRegistry

@@ -12,24 +12,32 @@ from registry_drain.registries.retry import retrying
 T = TypeVar("T")
 
 
-def persistently(call: Callable[[], T], deadline: Deadline) -> T:
+def persistently(call: Callable[[], T], deadline: Deadline, between: Callable[[], None] | None = None) -> T:
     """Return what ``call`` returns, repeated by the rules of :func:`registry_drain.registries.retry.retrying`.
+
+    ``between`` is called after each attempt, the last one included; what it raises ends everything, unchanged.
 
     Raises the last error that was not a time limit, if there was one: the last attempt of many is usually cut off by
     the deadline, and "no leader" is what the operator must read.
     """
     telling: RegistryDrainError | None = None
-    try:
-        for attempt in retrying(deadline):
-            with attempt:
-                try:
-                    return call()
-                except RegistryDrainError as error:
-                    if telling is None or not isinstance(error, RegistryTimeoutError):
-                        telling = error
-                    raise
-    except RegistryDrainError as error:
-        if telling is None or telling is error:
-            raise
-        raise telling from error
-    raise AssertionError("the loop returns or raises")
+    attempts = iter(retrying(deadline))
+    while True:
+        try:
+            attempt = next(attempts)
+        except RegistryDrainError as error:
+            if telling is None or telling is error:
+                raise
+            raise telling from error
+        done: list[T] = []
+        with attempt:
+            try:
+                done.append(call())
+            except RegistryDrainError as error:
+                if telling is None or not isinstance(error, RegistryTimeoutError):
+                    telling = error
+                raise
+        if between is not None:
+            between()
+        if done:
+            return done[0]
