@@ -47,7 +47,13 @@ from registry_drain.instance import ServiceInstance
 from registry_drain.registries.zookeeper.layouts import NodeTree
 from registry_drain.registries.zookeeper.layouts.base import parents
 from registry_drain.registries.zookeeper.refusal import Need, folder_of
-from registry_drain.registries.zookeeper.session import ANSWERS, Request, ZooKeeperSession, session_text
+from registry_drain.registries.zookeeper.session import (
+    ANSWERS,
+    RefusedRequestError,
+    Request,
+    ZooKeeperSession,
+    session_text,
+)
 from registry_drain.registries.zookeeper.settings import Cancellation, CancelledSessionCallError, SessionSettings
 
 log = logging.getLogger(__name__)
@@ -238,13 +244,22 @@ class OwnNode:
 
         [answer] = self._write(session, [create], deadline)
         if isinstance(answer, NoNodeError):
-            # All at once, and whatever they answer: the next look and the next create tell.
-            above = parents(self._prefix)
-            lists = self._settings.access.of_parents(len(above))
-            self._write(session, [_creating(each, acl) for each, acl in zip(above, lists, strict=True)], deadline)
+            self._create_folders(session, deadline)
         elif is_sequential and not isinstance(answer, Exception):
             self.path = answer
         # NodeExists: the next look sees whose it is.
+
+    def _create_folders(self, session: ZooKeeperSession, deadline: Deadline) -> None:
+        """Create what is missing above us, all at once: the next look, and the next create, tell how it went."""
+        above = parents(self._prefix)
+        lists = self._settings.access.of_parents(len(above))
+        requests = [_creating(each, acl) for each, acl in zip(above, lists, strict=True)]
+        answers = self._write(session, requests, deadline, may_be_refused=True)
+        # Whoever may not create in a folder is refused even what exists there: only the innermost one tells.
+        if isinstance(answers[-1], (NoNodeError, RefusedRequestError)):
+            for answer in reversed(answers):
+                if isinstance(answer, RefusedRequestError):
+                    raise session.refused(answer.need, deadline)
 
     def _replace(self, session: ZooKeeperSession, owner: int, deadline: Deadline) -> None:
         """Take the node over, or yield; see rules 2 to 4."""
@@ -294,7 +309,9 @@ class OwnNode:
             reason = type(result).__name__
             raise RegistryUnavailableError(f"{self._settings.url}: the transaction failed ({reason})")
 
-    def _write(self, session: ZooKeeperSession, requests: list[Request], deadline: Deadline) -> list[Any]:
+    def _write(
+        self, session: ZooKeeperSession, requests: list[Request], deadline: Deadline, *, may_be_refused: bool = False
+    ) -> list[Any]:
         """Return the answers, which may be exceptions among ``ANSWERS``; see rule 1."""
         session.wait_connected(deadline, self._cancellation)
         self.was_written = True
@@ -304,7 +321,7 @@ class OwnNode:
             session.begin_end()
             raise
         for answer in answers:
-            if isinstance(answer, PermissionRefusedError):
+            if isinstance(answer, PermissionRefusedError) and not may_be_refused:
                 raise answer
         return answers
 

@@ -76,8 +76,8 @@ Request = Callable[[Any], Any]
 """Given the KazooClient, sends one request and returns its AsyncResult."""
 
 
-class _RefusedRequestError(PermissionRefusedError):
-    """One request was refused by an access list."""
+class RefusedRequestError(PermissionRefusedError):
+    """One request was refused by an access list; ``need`` is what it takes, if that is known."""
 
     def __init__(self, message: str, need: Need | None) -> None:
         super().__init__(message)
@@ -239,7 +239,7 @@ class ZooKeeperSession:
         for start in range(0, len(requests), size):
             answers += self._call_batch(requests[start : start + size], deadline, cancellation)
         for index, answer in enumerate(answers):
-            if isinstance(answer, _RefusedRequestError):
+            if isinstance(answer, RefusedRequestError):
                 # One is explained with the list that refuses it, for a round trip; thousands would each say the same.
                 answers[index] = self.refused(answer.need, deadline, cancellation)
                 break
@@ -250,7 +250,7 @@ class ZooKeeperSession:
     ) -> PermissionRefusedError:
         """Return an error that says who lacks ``need``, and who has it, as far as the access list may be read."""
         if need is None:
-            return _RefusedRequestError(f"{self._settings.url}: ZooKeeper's access list refuses this (NoAuth)", None)
+            return RefusedRequestError(f"{self._settings.url}: ZooKeeper's access list refuses this (NoAuth)", None)
         acls = None
         if deadline.remaining() > 0:
             with contextlib.suppress(RegistryUnavailableError):
@@ -260,7 +260,7 @@ class ZooKeeperSession:
                 acls = None if isinstance(answer, Exception) else answer[0]
         who = self._who()
         text = refusal_text(need, who, self._credential, acls)
-        return _RefusedRequestError(f"{self._settings.url}: NoAuth: {text}", need)
+        return RefusedRequestError(f"{self._settings.url}: NoAuth: {text}", need)
 
     def _who(self) -> str:
         names = [self._credential.identity] if self._credential else []
@@ -365,7 +365,7 @@ class ZooKeeperSession:
             return answer
         except NoAuthError:
             doing = f" to {self._who()}: {need.doing}" if need else ""
-            return _RefusedRequestError(f"{self._settings.url}: refused by an access list (NoAuth){doing}", need)
+            return RefusedRequestError(f"{self._settings.url}: refused by an access list (NoAuth){doing}", need)
         except InvalidACLError as error:
             # "auth" in a list stands for the creator, who is nobody to this server.
             raise PermissionRefusedError(
