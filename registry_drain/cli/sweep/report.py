@@ -1,0 +1,103 @@
+"""What a sweep found and did, as JSON and as a table."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from registry_drain.cli.comeback import Comeback
+from registry_drain.cli.entries import entry_document
+from registry_drain.cli.exit_status import ExitStatus
+from registry_drain.cli.outcome import Outcome
+from registry_drain.cli.sweep.evidence import Evidence
+from registry_drain.cli.table import Table
+from registry_drain.registries.base import RegistryEntry
+
+_COLUMNS = ("service", "id", "address", "evidence", "result", "locator")
+_STYLES = {"removed": "green", "would be removed": "yellow", "came back": "red"}
+_RESULTS = {
+    ExitStatus.DONE: "removed",
+    ExitStatus.NOT_FOUND: "gone already",
+    ExitStatus.UNVERIFIABLE: "removed, unproven",
+    ExitStatus.UNREACHABLE: "removed or not",
+    ExitStatus.CAME_BACK: "came back",
+}
+
+
+@dataclass(slots=True)
+class Ghost:
+    """One entry that something speaks against, and what became of it.
+
+    Attributes:
+        entry: as it was shown.
+        evidence: everything that was found.
+        spared: why it is left alone; empty if it is to go.
+        outcome: how its removal ended; None if none was tried.
+        returned: what came back; None if nothing did, or nobody looked.
+        comeback: who brought it back.
+    """
+
+    entry: RegistryEntry
+    evidence: Sequence[Evidence]
+    spared: str = ""
+    outcome: Outcome | None = None
+    returned: RegistryEntry | None = None
+    comeback: Comeback | None = None
+
+    @property
+    def is_to_go(self) -> bool:
+        """Whether the evidence is enough and nothing spares it."""
+        return not self.spared
+
+    @property
+    def status(self) -> ExitStatus | None:
+        """How its removal ended; None if none was tried."""
+        return None if self.outcome is None else self.outcome.status
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether it is proven to be gone."""
+        return self.status in {ExitStatus.DONE, ExitStatus.NOT_FOUND}
+
+
+def ghost_document(ghost: Ghost) -> dict[str, object]:
+    """Return it JSON-ready; what does not apply is null."""
+    return {
+        "instance": entry_document(ghost.entry),
+        "evidence": [
+            {"kind": each.kind.value, "detail": each.detail, "seconds": each.seconds, "tries": each.tries}
+            for each in ghost.evidence
+        ],
+        "spared": ghost.spared or None,
+        "outcome": None if ghost.outcome is None else ghost.outcome.status.word,
+        "message": None if ghost.outcome is None else ghost.outcome.message,
+        "removal": None if ghost.outcome is None else ghost.outcome.removal_document(),
+        "returned": None if ghost.returned is None else entry_document(ghost.returned),
+        "comeback": None if ghost.comeback is None else ghost.comeback.document(),
+    }
+
+
+def ghost_table(ghosts: Sequence[Ghost]) -> Table:
+    """Return a row for each ghost."""
+    rows = [
+        [
+            ghost.entry.service,
+            ghost.entry.id,
+            ghost.entry.endpoint if ghost.entry.address else "",
+            "; ".join(each.detail for each in ghost.evidence),
+            _told(ghost),
+            ghost.entry.locator,
+        ]
+        for ghost in ghosts
+    ]
+    return Table(_COLUMNS, rows, wide=frozenset({"locator"}), styles=_STYLES)
+
+
+def _told(ghost: Ghost) -> str:
+    if ghost.spared:
+        return f"left alone: {ghost.spared}"
+    if ghost.outcome is None:
+        return "would be removed"
+    if ghost.outcome.status is ExitStatus.DONE:
+        return _RESULTS[ExitStatus.DONE]
+    return _RESULTS.get(ghost.outcome.status, "not removed")

@@ -1,0 +1,297 @@
+"""One sweep, step by step.
+
+Theory of operation: read the registry; collect what speaks against each entry, which for addresses takes several tries
+over some seconds; read it again, because some seconds are enough to recover; remove exactly what was shown then and
+nothing that was registered since (the registry compares); prove it; report which evidence led to which removal.
+
+Rules:
+
+1. Nothing is removed without ``--yes``, and nothing that anything alive is known to keep.
+2. Each entry stands for itself. What an interruption leaves undone, the next sweep finds again; what it interrupted is
+   looked at once more, so that nothing is said to be removed that nobody saw to be gone.
+3. Weak evidence is shown, and is enough only if it is asked for by name.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from registry_drain.cli.bulk import BulkRemoval, remove_all
+from registry_drain.cli.comeback import who_brought_back
+from registry_drain.cli.consent import Consent
+from registry_drain.cli.critical_since import CriticalSince
+from registry_drain.cli.exit_status import ExitStatus, status_of_error, worst
+from registry_drain.cli.invocation import Document, Verdict
+from registry_drain.cli.moment import Moment
+from registry_drain.cli.observation import observed, too_young
+from registry_drain.cli.outcome import Outcome, outcome_of
+from registry_drain.cli.output import Output
+from registry_drain.cli.patience import read_entries
+from registry_drain.cli.sweep.evidence import (
+    OPTIONS,
+    Finders,
+    can_be_probed,
+    endpoints_of,
+    evidence_against,
+    reason_to_spare,
+)
+from registry_drain.cli.sweep.probes import Answer, Endpoint, Probe, ProbePlan, probe_all
+from registry_drain.cli.sweep.report import Ghost, ghost_document, ghost_table
+from registry_drain.cli.table import write_table
+from registry_drain.cli.watch_back import BackWatch
+from registry_drain.clock import Clock, Deadline
+from registry_drain.errors import RegistryError
+from registry_drain.registries.base import Registry, RegistryEntry
+
+_TIME_FOR_EACH = 0.1
+"""Seconds by which each ghost prolongs the time limit: some ten times what one takes, removed one after the other."""
+_LAST_LOOK = 5.0
+"""Seconds for looking what an interruption left behind."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """What the operator asked for; times in seconds."""
+
+    finders: Finders
+    consent: Consent
+    plan: ProbePlan
+    service: str | None = None
+    timeout: float = 10.0
+    observes: bool = False
+    watch_back: float = 0.0
+
+
+class Sweep:
+    """One sweep. Fills in ``document`` as it goes, so that JSON tells on failures how far it came."""
+
+    def __init__(
+        self,
+        registry: Registry,
+        request: Request,
+        since: CriticalSince,
+        output: Output,
+        document: Document,
+        clock: Clock,
+    ) -> None:
+        """Send nothing yet."""
+        self._registry = registry
+        self._request = request
+        self._since = since
+        self._output = output
+        self._document = document
+        self._clock = clock
+        self._ghosts: list[Ghost] = []
+
+    def run(self) -> Verdict:
+        """Do it, once."""
+        try:
+            entries = self._look()
+            probes = self._probe(entries)
+            if probes:
+                entries = self._look_again(entries)
+        except RegistryError as error:
+            return status_of_error(error), f"nothing was removed: {error}"
+        except KeyboardInterrupt:
+            return ExitStatus.INTERRUPTED, "interrupted: nothing was removed"
+        self._judge(entries, probes)
+        going = [ghost for ghost in self._ghosts if ghost.is_to_go]
+        found = self._found(entries, probes, going)
+        if not self._request.consent.has_agreed:
+            self._report()
+            most = self._request.consent.most
+            over = f", which is more than the {most} of --max" if most is not None and len(going) > most else ""
+            return ExitStatus.DONE, f"{found}{over}; --yes removes {_them(going)}" if going else found
+        missing = self._request.consent.missing([ghost.entry for ghost in going], entries)
+        if missing is not None:
+            self._report()
+            return missing[0], f"nothing was removed: {missing[1]}"
+        return self._remove(going, entries, found)
+
+    def _look(self) -> Sequence[RegistryEntry]:
+        request = self._request
+
+        def read() -> Sequence[RegistryEntry]:
+            deadline = Deadline.after(request.timeout, self._clock)
+            return read_entries(self._registry, request.service, deadline, self._output)
+
+        if request.finders.critical_for is None:
+            return read()
+        return observed(
+            read,
+            self._since,
+            request.finders.critical_for,
+            waits=request.observes,
+            output=self._output,
+            clock=self._clock,
+        )
+
+    def _look_again(self, entries: Sequence[RegistryEntry]) -> Sequence[RegistryEntry]:
+        """Return those that are listed now as they were; whatever changed meanwhile lives."""
+        before = {_key(entry): entry.version for entry in entries}
+        deadline = Deadline.after(self._request.timeout, self._clock)
+        asked_at = Moment.now()
+        now = read_entries(self._registry, self._request.service, deadline, self._output)
+        if self._request.finders.critical_for is not None:
+            self._since.note(now, asked_at)
+        return [entry for entry in now if before.get(_key(entry)) == entry.version]
+
+    def _probe(self, entries: Sequence[RegistryEntry]) -> dict[Endpoint, Probe]:
+        finders, plan = self._request.finders, self._request.plan
+        if not finders.needs_probes:
+            return {}
+        endpoints = list(
+            dict.fromkeys(
+                endpoint
+                for entry in entries
+                if can_be_probed(entry) and not reason_to_spare(entry)
+                for endpoint in endpoints_of(entry)
+            )
+        )
+        if not endpoints:
+            return {}
+        self._document["probed"] = {
+            "from_host": socket.gethostname(),
+            "addresses": len(endpoints),
+            "tries": plan.tries,
+            "connect_timeout": plan.connect_timeout,
+        }
+
+        def on_round(number: int, left: int) -> None:
+            self._output.remark(f"trying {left} addresses from this host, {number} of {plan.tries} times")
+
+        return probe_all(endpoints, plan, self._clock, on_round)
+
+    def _judge(self, entries: Sequence[RegistryEntry], probes: dict[Endpoint, Probe]) -> None:
+        finders = self._request.finders
+        for entry in entries:
+            evidence = evidence_against(entry, finders, self._since, probes)
+            if not evidence:
+                continue
+            spared = reason_to_spare(entry)
+            if not spared and not any(finders.wants(each.kind) for each in evidence):
+                options = ", ".join(dict.fromkeys(OPTIONS[each.kind] for each in evidence))
+                spared = f"this alone is not enough without {options}"
+            self._ghosts.append(Ghost(entry, evidence, spared))
+
+    def _found(self, entries: Sequence[RegistryEntry], probes: dict[Endpoint, Probe], going: Sequence[Ghost]) -> str:
+        """Return in one line what was found, and where the search was blind."""
+        finders = self._request.finders
+        told = [f"{_number(len(going), 'ghost')} among {_number(len(entries), 'instance')}"]
+        if spared := len(self._ghosts) - len(going):
+            told.append(f"{spared} more left alone")
+        if probes:
+            told.append(f"addresses tried from {socket.gethostname()}")
+        untried = Counter(probe.answer for probe in probes.values())[Answer.NOT_TRIED]
+        if untried:
+            told.append(f"{_number(untried, 'loopback address', 'loopback addresses')} not tried: --loopback does")
+        if finders.critical_for is not None:
+            judged = {_key(ghost.entry) for ghost in self._ghosts}
+            rest = [entry for entry in entries if _key(entry) not in judged]
+            if young := too_young(rest, self._since, finders.critical_for):
+                told.append(young)
+        return "; ".join(told)
+
+    def _remove(self, going: Sequence[Ghost], listed: Sequence[RegistryEntry], found: str) -> Verdict:
+        deadline = Deadline.after(self._request.timeout + _TIME_FOR_EACH * len(going), self._clock)
+        bulk = remove_all(self._registry, [ghost.entry for ghost in going], deadline, self._output)
+        for position, result in bulk.results.items():
+            going[position].outcome = outcome_of(going[position].entry, result, self._registry.url)
+        is_interrupted = bulk.is_interrupted
+        try:
+            self._look_after([ghost for ghost in going if ghost.outcome is None], bulk)
+            if self._request.watch_back and not is_interrupted:
+                self._watch_back([ghost for ghost in going if ghost.status is ExitStatus.DONE], listed)
+        except KeyboardInterrupt:
+            is_interrupted = True
+        self._report()
+        gone = sum(1 for ghost in going if ghost.is_gone)
+        told = f"removed {gone} of {_number(len(going), 'ghost')}" if going else found
+        if is_interrupted:
+            return ExitStatus.INTERRUPTED, f"interrupted: {told}; sweep again to finish"
+        # What is gone already is what was wanted.
+        status = worst(ghost.status for ghost in going if ghost.status is not None and not ghost.is_gone)
+        if status is ExitStatus.DONE:
+            return status, f"{told}; {found}" if going else found
+        first = next(ghost.outcome for ghost in going if ghost.outcome is not None and ghost.status is status)
+        return status, f"{told}; {first.message if bulk.failure is None else bulk.failure}"
+
+    def _look_after(self, rest: Sequence[Ghost], bulk: BulkRemoval) -> None:
+        """Say of those without a result whether they are gone: what was asked for may have happened unseen."""
+        if not rest:
+            return
+        why = "interrupted" if bulk.is_interrupted else str(bulk.failure)
+        try:
+            now = self._registry.entries(self._request.service, Deadline.after(_LAST_LOOK, self._clock))
+        except RegistryError as error:
+            for ghost in rest:
+                message = f"{ghost.entry} may have been removed or not ({why}; {error})"
+                ghost.outcome = Outcome(ghost.entry, ExitStatus.UNREACHABLE, message)
+            return
+        there = {_key(entry): entry.version for entry in now}
+        for ghost in rest:
+            if there.get(_key(ghost.entry)) != ghost.entry.version:
+                message = f"{ghost.entry} is gone ({why} before that was reported, and not listed any more)"
+                ghost.outcome = Outcome(ghost.entry, ExitStatus.DONE, message)
+            elif bulk.failure is not None:
+                message = f"{ghost.entry} is still there ({why})"
+                ghost.outcome = Outcome(ghost.entry, status_of_error(bulk.failure), message)
+            else:
+                message = f"{ghost.entry} is still there ({why})"
+                ghost.outcome = Outcome(ghost.entry, ExitStatus.INTERRUPTED, message)
+
+    def _watch_back(self, gone: Sequence[Ghost], listed: Iterable[RegistryEntry]) -> None:
+        """Look for as long as asked whether any of them comes back, under its id or at its address."""
+        if not gone:
+            return
+        seconds = self._request.watch_back
+        self._output.remark(f"removed {len(gone)}; looking for {seconds:g} s whether they come back")
+        watch = BackWatch([ghost.entry for ghost in gone], listed)
+        blind: RegistryError | None
+        try:
+            watch.run(self._registry, seconds=seconds, read_timeout=self._request.timeout, clock=self._clock)
+            blind = watch.failure
+        except RegistryError as error:
+            blind = error
+        finally:
+            self._document["watched_back_s"] = round(watch.looked_for, 3)
+            for position, back in watch.returned.items():
+                self._came_back(gone[position], back.entry, back.after)
+        if blind is None:
+            return
+        status = ExitStatus.UNREACHABLE if blind.retryable else ExitStatus.UNVERIFIABLE
+        for ghost in gone:
+            if ghost.returned is None:
+                message = f"{ghost.entry} was removed; whether it comes back cannot be seen: {blind}"
+                removal = None if ghost.outcome is None else ghost.outcome.removal
+                ghost.outcome = Outcome(ghost.entry, status, message, removal)
+
+    def _came_back(self, ghost: Ghost, entry: RegistryEntry, after: float) -> None:
+        comeback = who_brought_back(ghost.entry, entry, self._registry.url)
+        ghost.returned, ghost.comeback = entry, comeback
+        message = (
+            f"{ghost.entry} was removed, and {after:.1f} s later {comeback.who} had registered it again:"
+            f" {comeback.advice}"
+        )
+        removal = None if ghost.outcome is None else ghost.outcome.removal
+        ghost.outcome = Outcome(ghost.entry, ExitStatus.CAME_BACK, message, removal)
+
+    def _report(self) -> None:
+        self._document["ghosts"] = [ghost_document(ghost) for ghost in self._ghosts]
+        if self._ghosts:
+            write_table(ghost_table(self._ghosts), self._output)
+
+
+def _key(entry: RegistryEntry) -> tuple[str, str, str]:
+    return entry.service, entry.id, entry.locator
+
+
+def _number(count: int, what: str, several: str = "") -> str:
+    return f"{count} {what if count == 1 else several or what + 's'}"
+
+
+def _them(going: Sequence[Ghost]) -> str:
+    return "it" if len(going) == 1 else "them"
