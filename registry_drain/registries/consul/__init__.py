@@ -4,7 +4,8 @@
 - ``http``: the hardened client, on ``connection`` (deadlines, aborting) and ``native`` (the library's own API)
 - ``token``: where it comes from; ``catalog``: reading, and what an empty list proves; ``listed``: what was read
 - ``registration``: one's own instance, with ``own`` (names, payload) and ``heartbeat``
-- ``removal``: other people's, one or many; ``agents``: whose they are; ``managed``: who puts them back
+- ``removal``: other people's, one or many; ``rotation``: maintenance mode; both with ``look`` (what is listed now),
+  ``agents`` (whose it is) and ``managed`` (who puts it back)
 - ``watch``: following a service; ``retry``: repeating what a retry can help
 """
 

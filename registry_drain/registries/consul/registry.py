@@ -13,7 +13,13 @@ from pathlib import Path
 from registry_drain.clock import SYSTEM_CLOCK, Clock, Deadline
 from registry_drain.errors import ConfigurationError, PermissionRefusedError, RegistryDrainError
 from registry_drain.instance import ServiceInstance, check_name, parse_endpoint
-from registry_drain.registries.abilities import BulkRegistry, CompanionRegistry, RemovalResult
+from registry_drain.registries.abilities import (
+    BulkRegistry,
+    CompanionRegistry,
+    RemovalResult,
+    Rotation,
+    RotationRegistry,
+)
 from registry_drain.registries.base import Registration, Registry, RegistryEntry, Removal, Watch, WatchCallback
 from registry_drain.registries.consul.catalog import (
     META_PREFIX,
@@ -27,6 +33,7 @@ from registry_drain.registries.consul.own import Lifetimes
 from registry_drain.registries.consul.registration import ConsulRegistration
 from registry_drain.registries.consul.removal import ConsulRemovals
 from registry_drain.registries.consul.retry import persistently
+from registry_drain.registries.consul.rotation import ConsulRotation
 from registry_drain.registries.consul.token import TokenSource
 from registry_drain.registries.consul.watch import ConsulWatch
 from registry_drain.registries.url import RegistryURL, seconds
@@ -195,6 +202,21 @@ class ConsulRegistry:
     def _removals(self, *, force: bool) -> ConsulRemovals:
         return ConsulRemovals(self._client, self._clock, agent=self._agent, force=force)
 
+    def drain(self, entry: RegistryEntry, deadline: Deadline, *, reason: str = "") -> Rotation:
+        """Put ``entry`` into maintenance mode, through its agent, and look that it is; see :class:`ConsulRotation`.
+
+        Raises:
+            LiveOwnerError: it was registered anew since it was shown.
+            InstanceNotFoundError: it is gone.
+            RegistryDataError: there is no agent that could keep the state.
+            RegistryUnavailableError, PermissionRefusedError, ConfigurationError: as for :meth:`remove`.
+        """
+        return ConsulRotation(self._client, entry, self._agent).switch(deadline, out=True, reason=reason)
+
+    def undrain(self, entry: RegistryEntry, deadline: Deadline) -> Rotation:
+        """End the maintenance mode of ``entry``; see :meth:`drain`."""
+        return ConsulRotation(self._client, entry, self._agent).switch(deadline, out=False)
+
     def watch(self, service: str, deadline: Deadline, on_change: WatchCallback | None = None) -> Watch:
         """Follow the passing instances by blocking queries; see :class:`ConsulWatch`.
 
@@ -304,3 +326,4 @@ def _check_metadata(instance: ServiceInstance) -> None:
 _registry: type[Registry] = ConsulRegistry
 _bulk: type[BulkRegistry] = ConsulRegistry
 _companions: type[CompanionRegistry] = ConsulRegistry
+_rotation: type[RotationRegistry] = ConsulRegistry

@@ -16,7 +16,7 @@ The agent API has no compare-and-delete. Between our last look and the arrival o
 *Consul* id anew would be removed, too. Registrations of this package never use an id twice.
 
 - ``course``: the rounds; ``case``: one entry on its way out, and what it comes to
-- ``look``: what a consistent read shows of the services concerned; ``companions``: what goes with an instance
+- ``companions``: what goes with an instance
 - ``ways``: sending, through agents and through the catalog; ``transaction``: many removals in few requests
 """
 

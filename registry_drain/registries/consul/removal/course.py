@@ -17,9 +17,9 @@ from registry_drain.registries.base import RegistryEntry, RemovalOutcome
 from registry_drain.registries.consul.agents import Agents
 from registry_drain.registries.consul.catalog import Listed, read_service, require_sight
 from registry_drain.registries.consul.http import ConsulAddress, ConsulClient
+from registry_drain.registries.consul.look import Look
 from registry_drain.registries.consul.removal.case import Case, Target
 from registry_drain.registries.consul.removal.companions import Companions
-from registry_drain.registries.consul.removal.look import Look
 from registry_drain.registries.consul.removal.transaction import MOST_OPERATIONS
 from registry_drain.registries.consul.removal.ways import Ways
 from registry_drain.registries.consul.retry import persistently
