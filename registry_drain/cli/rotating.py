@@ -141,9 +141,10 @@ class Rotating:
                     advance()
         except KeyboardInterrupt:
             is_interrupted = True
-        for entry in chosen[len(outcomes) :]:
-            message = f"{entry} may have been changed or not: interrupted"
-            outcomes.append(_Outcome(entry, ExitStatus.INTERRUPTED, message))
+        reached = len(outcomes)
+        for position, entry in enumerate(chosen[reached:], reached):
+            state = "may have been changed or not" if position == reached else "was not changed"
+            outcomes.append(_Outcome(entry, ExitStatus.INTERRUPTED, f"{entry} {state}: interrupted"))
         self._document["results"] = [outcome.document() for outcome in outcomes]
         if len(outcomes) == 1:
             return outcomes[0].status, outcomes[0].message
@@ -162,7 +163,8 @@ class Rotating:
             # What is written there has no such state: no waiting and no credentials change that.
             is_mistake = isinstance(error, RegistryDataError)
             status = ExitStatus.BAD_USAGE if is_mistake else status_of_error(error)
-            return _Outcome(entry, status, f"{_NO_CHANGE}: {error}")
+            state = "it may have been changed or not; run the command again" if error.retryable else _NO_CHANGE
+            return _Outcome(entry, status, f"{state}: {error}")
         detail = f", {rotation.detail}" if rotation.detail else ""
         where = f"{entry} of service {entry.service!r} at {registry.url}"
         if rotation.is_out is is_drain:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from registry_drain.registries.base import RegistryEntry
+from registry_drain.registries.base import EntryCheck, RegistryEntry
 from registry_drain.testing.faults import REFUSED, UNAVAILABLE, Step
 from registry_drain.testing.faulty_registry import FaultyRegistry
 from tests.cli.running import Run
@@ -22,6 +22,8 @@ DEREGISTER = COMMON | {
     "candidates",
     "removal",
     "watched_back",
+    "companions",
+    "results",
 }
 LIST = COMMON | {"registry", "service", "instances"}
 ENTRY = {
@@ -39,6 +41,11 @@ ENTRY = {
     "problem": str,
     "locator": str,
     "version": str,
+    "endpoints": list,
+    "node": str,
+    "managed_by": str,
+    "checks": list,
+    "layout": str,
 }
 FULL = RegistryEntry(
     "calculator",
@@ -54,6 +61,11 @@ FULL = RegistryEntry(
     is_ephemeral=True,
     problem="the port is a guess",
     locator="a/one",
+    endpoints=(("10.0.0.7", 9091),),
+    node="host-a",
+    managed_by="Nomad",
+    checks=(EntryCheck("c", "critical", output="refused", version="7"),),
+    layout="curator",
 )
 BARE = RegistryEntry("calculator", "bare")
 WORDS = ("x://", "--service", "calculator", "--id", "one", "--json")
@@ -79,7 +91,17 @@ def test_removed_and_watched(deregister: Run, faulty: FaultyRegistry) -> None:
     assert document["candidates"] == [document["instance"]]
     assert set(document["removal"]) == {"outcome", "detail", "attempts"}
     assert (document["removal"]["outcome"], document["removal"]["attempts"]) == ("confirmed", 1)
-    assert set(document["watched_back"]) == {"seconds", "returned"}
+    assert set(document["watched_back"]) == {"seconds", "returned", "brought_back_by"}
+    assert document["watched_back"]["brought_back_by"] is None
+    [result] = document["results"]
+    assert set(result) == {"instance", "status", "outcome", "message", "removal", "watched_back"}
+    assert {name: result[name] for name in ("instance", "removal", "watched_back")} == {
+        name: document[name] for name in ("instance", "removal", "watched_back")
+    }
+    assert document["instance"]["checks"] == [
+        {"id": "c", "status": "critical", "is_own": True, "output": "refused", "version": "7"}
+    ]
+    assert document["instance"]["endpoints"] == [{"address": "10.0.0.7", "port": 9091}]
     assert document["watched_back"]["seconds"] >= 0.1
     assert document["watched_back"]["returned"] is None
 
@@ -91,7 +113,14 @@ def test_what_is_unknown_is_null(registry_drain: Run, faulty: FaultyRegistry) ->
     _check_entry(entry)
     known = {name: value for name, value in entry.items() if value is not None}
     known.pop("version")
-    assert known == {"service": "calculator", "id": "bare", "tags": [], "metadata": {}}
+    assert known == {
+        "service": "calculator",
+        "id": "bare",
+        "tags": [],
+        "metadata": {},
+        "endpoints": [],
+        "checks": [],
+    }
 
 
 def test_a_list(registry_drain: Run, faulty: FaultyRegistry) -> None:

@@ -9,7 +9,8 @@ import pytest
 
 from registry_drain.cli.entries import age
 from registry_drain.cli.table import Table, aligned
-from registry_drain.registries.base import RegistryEntry
+from registry_drain.registries.base import EntryCheck, RegistryEntry
+from registry_drain.testing.faults import REFUSED, Step
 from registry_drain.testing.faulty_registry import FaultyRegistry
 from tests.cli.running import Run
 
@@ -24,6 +25,11 @@ GHOST = RegistryEntry(
     is_ephemeral=False,
     registered_at=0.0,
     locator="host-a/ghost",
+    endpoints=(("10.0.0.7", 9091), ("::1", 80)),
+    node="host-a",
+    managed_by="Nomad",
+    checks=(EntryCheck("a", "critical"), EntryCheck("b", "passing", is_own=False), EntryCheck("c", "critical")),
+    layout="curator",
 )
 JUNK = RegistryEntry("calculator", "ju\tnk\x1b[31m", problem="[bold]not JSON[/bold]", locator="host-b/junk")
 
@@ -41,6 +47,7 @@ def test_scripts_get_tabs(registry_drain: Run, faulty: FaultyRegistry) -> None:
     faulty.cluster.put(JUNK)
     heading, ghost, junk = registry_drain("list", "x://").out.splitlines()
     columns = ["service", "id", "address", "owner", "live", "health", "kind", "age", "locator", "problem"]
+    columns += ["node", "managed_by", "checks", "endpoints", "layout"]
     assert heading.split("\t") == columns
     row = dict(zip(columns, ghost.split("\t"), strict=True))
     assert row.pop("age").endswith("h")
@@ -54,6 +61,11 @@ def test_scripts_get_tabs(registry_drain: Run, faulty: FaultyRegistry) -> None:
         "kind": "persistent",
         "locator": "host-a/ghost",
         "problem": "",
+        "node": "host-a",
+        "managed_by": "Nomad",
+        "checks": "2 critical, 1 passing",
+        "endpoints": "10.0.0.7:9091 [::1]:80",
+        "layout": "curator",
     }
     assert junk.split("\t") == [
         "calculator",
@@ -66,6 +78,7 @@ def test_scripts_get_tabs(registry_drain: Run, faulty: FaultyRegistry) -> None:
         "",
         "host-b/junk",
         "[bold]not JSON[/bold]",
+        *[""] * 5,
     ]
 
 
@@ -105,6 +118,30 @@ def test_only_one_service(registry_drain: Run, faulty: FaultyRegistry) -> None:
     faulty.cluster.put(dataclasses.replace(GHOST, service="other"))
     assert registry_drain("list", "x://").out.count("\n") == 3
     assert registry_drain("list", "x://", "--service", "other").out.count("\n") == 2
+
+
+def test_only_what_is_selected(registry_drain: Run, faulty: FaultyRegistry) -> None:
+    """The selectors of deregister narrow a list, too; that none fits is an answer."""
+    faulty.cluster.put(GHOST)
+    faulty.cluster.put(dataclasses.replace(GHOST, service="other", health="passing", is_live=True, node="host-b"))
+    for words in (
+        ("--node", "host-a"),
+        ("--all-unhealthy",),
+        ("--address", "10.0.0.7:9091", "--service", "calculator"),
+    ):
+        document = registry_drain("list", "x://", *words, "--json").document
+        assert [entry["service"] for entry in document["instances"]] == ["calculator"]
+    ran = registry_drain("list", "x://", "--tag", "none")
+    assert (ran.status, ran.out.count("\n"), ran.err) == (0, 1, "")
+
+
+def test_quiet_leaves_errors_only(registry_drain: Run, faulty: FaultyRegistry) -> None:
+    """The status says whether it could be read; what is wrong is said all the same."""
+    faulty.cluster.put(GHOST)
+    ran = registry_drain("list", "x://", "--quiet")
+    assert (ran.status, ran.out, ran.err) == (0, "", "")
+    faulty.faults.add(Step.READ, REFUSED)
+    assert registry_drain("list", "x://", "--quiet").complaint
 
 
 def test_nothing_registered_is_no_error(registry_drain: Run, local_url: str) -> None:

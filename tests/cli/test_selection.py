@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import argparse
+from dataclasses import replace
+
 import pytest
 
-from registry_drain.cli.selection import Selection, refuse_several, same_host
-from registry_drain.errors import ConfigurationError, InstanceNotFoundError
+from registry_drain.cli.options import add_consent, add_observe, add_selection
+from registry_drain.cli.selection import Selection, same_host
+from registry_drain.errors import ConfigurationError
 from registry_drain.registries.base import RegistryEntry
 
-ONE = RegistryEntry("calculator", "one", "10.0.0.7", 9090, locator="node-a/one-f00", health="critical")
-OTHER = RegistryEntry("calculator", "one", "10.0.0.8", 9090, locator="node-b/one-ba5", health="passing")
+ONE = RegistryEntry("calculator", "one", "10.0.0.7", 9090, locator="node-a/one-f00", health="critical", node="node-a")
+ONE = replace(ONE, tags=("blue",), metadata={"zone": "a"}, endpoints=(("10.0.0.7", 9091),))
+OTHER = RegistryEntry(
+    "calculator", "one", "10.0.0.8", 9090, locator="node-b/one-ba5", health="passing", tags=("blue", "canary")
+)
 UNREADABLE = RegistryEntry("calculator", "junk", problem="not JSON", locator="/services/calculator/junk")
 ALL = [ONE, OTHER, UNREADABLE]
 
@@ -24,48 +31,53 @@ ALL = [ONE, OTHER, UNREADABLE]
         (Selection(id="one", endpoint=("10.0.0.7", 9090)), [ONE]),
         (Selection(id="junk"), [UNREADABLE]),
         (Selection(id="/services/calculator/junk"), [UNREADABLE]),
+        (Selection(service="calculator", node="NODE-A."), [ONE]),
+        (Selection(service="other", id="one"), []),
+        (Selection(node="10.0.0.8"), [OTHER]),
+        (Selection(tags=("blue",)), [ONE, OTHER]),
+        (Selection(tags=("blue", "canary")), [OTHER]),
+        (Selection(metadata=(("zone", "a"),)), [ONE]),
+        (Selection(metadata=(("zone", "a"), ("rack", "2"))), []),
+        (Selection(metadata=(("zone", ""),)), []),
+        (Selection(is_unhealthy=True), [ONE]),
+        (Selection(is_unhealthy=True, node="10.0.0.8"), []),
+        (Selection(endpoint=("10.0.0.7", 9091)), [ONE]),
+        (Selection(endpoint=("10.0.0.7", 9092)), []),
+        (Selection(service="calculator", is_all=True), ALL),
+        (Selection(critical_for=600.0), [ONE]),
     ],
     ids=str,
 )
 def test_finds_what_is_meant(selection: Selection, expected: list[RegistryEntry]) -> None:
     """By id, by place, by the last part of the place, by address, and by both."""
-    assert selection.one_of(ALL, "calculator", "consul://x") == expected
+    assert selection.select(ALL) == expected
 
 
 @pytest.mark.parametrize("given", ["on", "ne", "f00", "a/one-f00x", "-f00"])
 def test_part_of_a_name_finds_nothing(given: str) -> None:
     """Only whole parts of a place count, so that a short id never hits a longer one."""
-    with pytest.raises(InstanceNotFoundError, match=r"one \(10\.0\.0\.7:9090\)"):
-        Selection(id=given).one_of(ALL, "calculator", "consul://x")
+    assert Selection(id=given).select(ALL) == []
+    assert "one (10.0.0.7:9090)" in str(Selection(id=given).not_found(ALL, "consul://x"))
 
 
 def test_a_full_place_beats_an_equal_id() -> None:
     """Whoever gives the whole place means that one, even if another instance is named like it."""
     named_like_a_place = RegistryEntry("calculator", "node-a/one-f00", "10.0.0.9", 1, locator="node-c/x")
-    found = Selection(id="node-a/one-f00").one_of([named_like_a_place, ONE], "calculator", "consul://x")
-    assert found == [ONE]
-
-
-def test_several_are_refused_with_the_places_to_choose_from() -> None:
-    """The message holds what the next --id can be."""
-    with pytest.raises(ConfigurationError, match=r"2 instances have id 'one'.*node-a/one-f00.*node-b/one-ba5"):
-        refuse_several([ONE, OTHER], Selection(id="one"))
-    refuse_several([ONE], Selection(id="one"))
+    assert Selection(id="node-a/one-f00").select([named_like_a_place, ONE]) == [ONE]
 
 
 def test_says_that_unreadable_entries_have_no_address() -> None:
     """An entry without an address is never found by one, so the message leads to --id."""
-    with pytest.raises(InstanceNotFoundError, match="1 cannot be read in full: select by --id"):
-        Selection(endpoint=("10.0.0.9", 1)).one_of(ALL, "calculator", "consul://x")
+    error = Selection(endpoint=("10.0.0.9", 1)).not_found(ALL, "consul://x")
+    assert "1 cannot be read in full: select by --id" in str(error)
 
 
 def test_names_at_most_five_of_many() -> None:
     """One line stays one line in a service of a thousand instances."""
     many = [RegistryEntry("s", f"i{number}", "10.0.0.1", number + 1) for number in range(1000)]
-    with pytest.raises(InstanceNotFoundError) as raised:
-        Selection(id="x").one_of(many, "s", "consul://x")
-    assert "and 995 more" in str(raised.value)
-    assert len(str(raised.value)) < 300
+    message = str(Selection(id="x").not_found(many, "consul://x"))
+    assert "and 995 more" in message
+    assert len(message) < 300
 
 
 @pytest.mark.parametrize(
@@ -81,3 +93,56 @@ def test_names_at_most_five_of_many() -> None:
 def test_hosts_are_compared_by_what_they_mean(one: str, other: str, is_same: bool) -> None:
     """Spelling does not matter; nothing is looked up."""
     assert same_host(one, other) is is_same
+
+
+def _selection(*words: str) -> Selection:
+    parser = argparse.ArgumentParser()
+    add_selection(parser)
+    add_observe(parser)
+    add_consent(parser)
+    return Selection.of(parser.parse_args(words))
+
+
+def test_every_option_is_read() -> None:
+    """From words to what is asked for."""
+    words = ["--service", "s", "--id", "i", "--address", "[::1]:80", "--node", "n", "--tag", "a", "--tag", "b"]
+    words += ["--meta", "k=v=w", "--meta", "empty=", "--all-unhealthy", "--critical-for", "10m"]
+    assert _selection(*words) == Selection(
+        id="i",
+        endpoint=("::1", 80),
+        service="s",
+        node="n",
+        tags=("a", "b"),
+        metadata=(("k", "v=w"), ("empty", "")),
+        is_unhealthy=True,
+        critical_for=600.0,
+    )
+
+
+@pytest.mark.parametrize(
+    ("words", "hint"),
+    [
+        (("--meta", "zone"), "KEY=VALUE"),
+        (("--meta", "=a"), "KEY=VALUE"),
+        (("--tag", ""), "--tag is empty"),
+        (("--node", ""), "--node is empty"),
+        (("--all",), "--service NAME"),
+        (("--all", "--service", "s", "--tag", "a"), "leave it out"),
+        (("--observe", "--id", "i"), "--critical-for TIME"),
+    ],
+    ids=repr,
+)
+def test_what_makes_no_sense_is_refused(words: tuple[str, ...], hint: str) -> None:
+    """With the way out."""
+    with pytest.raises(ConfigurationError, match=hint):
+        _selection(*words)
+
+
+def test_a_service_alone_is_no_selection() -> None:
+    """A whole service is removed by --all only, which the refusal says; and each selector alone is enough."""
+    with pytest.raises(ConfigurationError, match="--all for every instance of 's'"):
+        _selection("--service", "s").require()
+    with pytest.raises(ConfigurationError, match="say which instance"):
+        _selection().require()
+    for words in (["--all-unhealthy"], ["--node", "n"], ["--tag", "a"], ["--meta", "a="], ["--service", "s", "--all"]):
+        _selection(*words).require()

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 
 import pytest
 
-from registry_drain.cli.watch_back import WatchedBack, watch_back
+from registry_drain.cli.watch_back import BackWatch
 from registry_drain.errors import PermissionRefusedError, RegistryUnavailableError
 from registry_drain.registries.base import RegistryEntry
 from registry_drain.testing.clock import FakeClock
@@ -33,15 +34,23 @@ class _Looked(FaultyRegistry):
         return list(super().entries(service, deadline))  # type: ignore[arg-type]
 
 
-def _watch(registry: FaultyRegistry, seconds: float = 10.0) -> WatchedBack:
-    return watch_back(registry, REMOVED, [OTHER], seconds=seconds, read_timeout=5.0, clock=registry.clock)
+def _watch(
+    registry: FaultyRegistry,
+    seconds: float = 10.0,
+    *,
+    removed: Sequence[RegistryEntry] = (REMOVED,),
+    listed: Sequence[RegistryEntry] = (OTHER,),
+) -> BackWatch:
+    watch = BackWatch(removed, listed)
+    watch.run(registry, seconds=seconds, read_timeout=5.0, clock=registry.clock)
+    return watch
 
 
 def test_looks_until_the_very_end() -> None:
     """An instance that stays away is looked for again and again, the last time after the whole time asked for."""
     registry = _Looked(FakeClock())
     seen = _watch(registry)
-    assert seen.returned is None
+    assert not seen.returned
     assert seen.looked_for >= 10.0
     assert registry.looks[-1] - registry.looks[0] >= 10.0
     assert len(registry.looks) > 30
@@ -66,8 +75,8 @@ def test_no_time_is_one_look() -> None:
 def test_sees_it_in_every_guise(back: RegistryEntry) -> None:
     """Its id or its address is enough; what comes back is returned with its new owner."""
     seen = _watch(_Looked(FakeClock(), appears=back))
-    assert seen.returned is not None
-    assert (seen.returned.id, seen.returned.owner) == (back.id, back.owner)
+    entry = seen.returned[0].entry
+    assert (entry.id, entry.owner) == (back.id, back.owner)
     assert seen.looked_for < 10.0
 
 
@@ -76,8 +85,8 @@ def test_what_was_there_beside_it_does_not_count() -> None:
     twin = dataclasses.replace(REMOVED, id="one-management", locator="a/one-management")
     registry = _Looked(FakeClock())
     registry.cluster.put(twin)
-    seen = watch_back(registry, REMOVED, [OTHER, twin], seconds=2.0, read_timeout=5.0, clock=registry.clock)
-    assert seen.returned is None
+    seen = _watch(registry, 2.0, listed=[REMOVED, OTHER, twin])
+    assert not seen.returned
 
 
 def test_an_outage_in_between_is_survived() -> None:
@@ -100,3 +109,27 @@ def test_lost_permission_ends_it_at_once() -> None:
     registry.faults.add(Step.READ, REFUSED, skip=2)
     with pytest.raises(PermissionRefusedError):
         _watch(registry)
+
+
+def test_of_several_each_is_looked_for() -> None:
+    """The first return does not end it for the others, and each one is told apart."""
+    clock = FakeClock()
+    second = dataclasses.replace(REMOVED, id="two", port=9092, locator="a/two", service="other")
+    third = dataclasses.replace(REMOVED, id="three", port=9093, locator="a/three")
+    registry = _Looked(clock, appears=dataclasses.replace(second, owner="host-c"), at_look=4)
+    seen = _watch(registry, removed=[REMOVED, second, third])
+    assert {position: back.entry.id for position, back in seen.returned.items()} == {1: "two"}
+    assert seen.looked_for >= 10.0
+
+
+def test_all_back_ends_it() -> None:
+    """There is nothing left to look for."""
+    seen = _watch(_Looked(FakeClock(), appears=REMOVED))
+    assert seen.looked_for < 10.0
+
+
+def test_one_return_counts_once() -> None:
+    """A neighbour that had the same address has not come back with it."""
+    twin = dataclasses.replace(REMOVED, id="one-management", locator="a/one-management")
+    seen = _watch(_Looked(FakeClock(), appears=twin), 2.0, removed=[REMOVED, twin])
+    assert list(seen.returned) == [1]
