@@ -52,14 +52,6 @@ def test_an_agent_that_forgot_is_told_again(new_consul_agent: NewConsulAgent, un
         eventually(lambda: registration.is_registered, timeout=5, because="the registration knows it")
 
 
-def test_an_operators_removal_is_undone_while_serving(consul_agent: ConsulAgent, unique: str) -> None:
-    """What an operator removes from a living instance comes back with a heartbeat, and the log says so."""
-    with Members() as members:
-        registration = members.registered(consul_agent.url + FAST, instance(unique))
-        consul_agent.put(f"/v1/agent/service/deregister/{registration.consul_id}")
-        eventually(lambda: consul_agent.instances(unique, passing=True), timeout=10, because="it registers again")
-
-
 @pytest.mark.parametrize("keeps_data", [False, True], ids=["forgetful", "persistent"])
 def test_an_agent_restarted_during_the_stop_resurrects_nothing(
     new_consul_agent: NewConsulAgent, unique: str, keeps_data: bool

@@ -9,7 +9,7 @@ critical for ``DeregisterCriticalServiceAfter``. So a service was removed by som
   kept its data: it has the NodeID it had, and that one is in its data (:mod:`.agent_identity`).
 
 In doubt we were lost: an operator who removes it once more, or stops the process, can mend that; of a service that
-silently stays out because its agent was restarted nobody knows. The rejected alternatives: the NodeID that the *catalog*
+silently stays out because its agent was restarted nobody knows. Rejected alternatives: the NodeID that the *catalog*
 shows (needs no agent:read, but is the old one until the agent has synchronised after its start), and an own mark on the
 agent (which everybody would see, and an operator would have to remove as well).
 """
