@@ -28,10 +28,11 @@ UNREADABLE = "the credentials may not read it"
 
 @dataclass(slots=True)
 class Listing:
-    """What was found: entries, and the folders in which they stand."""
+    """What was found: entries, the folders in which they stand, and the version of each node's data, by path."""
 
     entries: list[RegistryEntry] = field(default_factory=list)
     folders: dict[str, FolderState] = field(default_factory=dict)
+    data_versions: dict[str, int] = field(default_factory=dict)
 
 
 def list_services(session: ZooKeeperSession, tree: NodeTree, service: str | None, deadline: Deadline) -> Listing:
@@ -57,6 +58,7 @@ def list_services(session: ZooKeeperSession, tree: NodeTree, service: str | None
     for (name, node, path), found in zip(places, nodes, strict=True):
         if found is not None:
             listing.entries.append(entry_of(name, node, path, found, tree.layout))
+            listing.data_versions[path] = found.stat.version
     return listing
 
 
@@ -157,29 +159,42 @@ def _looking(path: str) -> Request:
 
 
 class ListedFolders:
-    """The folders of the latest listings: their state, and which node stood at each name in it. Thread-safe."""
+    """The folders of the latest listings: their state, and which node stood at each path in them. Thread-safe."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._folders: dict[str, tuple[FolderState, Mapping[str, str]]] = {}
+        self._folders: dict[str, tuple[FolderState, Mapping[str, tuple[str, int]]]] = {}
 
     def note(self, listing: Listing, *, is_all: bool) -> None:
         """Keep ``listing``, instead of all before it if it shows everything."""
-        versions: dict[str, dict[str, str]] = {folder: {} for folder in listing.folders}
+        nodes: dict[str, dict[str, tuple[str, int]]] = {folder: {} for folder in listing.folders}
         for entry in listing.entries:
-            versions.setdefault(parent_of(entry.locator), {})[entry.locator] = entry.version
+            if entry.locator in listing.data_versions:
+                version = entry.version, listing.data_versions[entry.locator]
+                nodes.setdefault(parent_of(entry.locator), {})[entry.locator] = version
         with self._lock:
             if is_all:
                 self._folders.clear()
             for folder, state in listing.folders.items():
-                self._folders[folder] = state, versions[folder]
+                self._folders[folder] = state, nodes[folder]
 
-    def state_with(self, folder: str, entries: Iterable[RegistryEntry]) -> FolderState | None:
-        """Return the state that ``folder`` had when each of ``entries`` was listed in it; None if that is not known."""
+    def unchanged(self, folder: str, state: FolderState, entries: Iterable[RegistryEntry]) -> dict[str, int] | None:
+        """Return the data version of each of ``entries``, if all are what stands in ``folder`` while it has ``state``.
+
+        None: not known, so that each has to be looked at.
+        """
         with self._lock:
-            state, versions = self._folders.get(folder, (None, {}))
-        is_known = all(versions.get(entry.locator) == entry.version for entry in entries)
-        return state if is_known else None
+            known_state, nodes = self._folders.get(folder, (None, {}))
+        found = {entry.locator: nodes.get(entry.locator, ("", 0)) for entry in entries}
+        is_same = known_state == state and all(found[entry.locator][0] == entry.version for entry in entries)
+        return {path: version for path, (_, version) in found.items()} if is_same else None
+
+    def advance(self, folder: str, before: FolderState, after: FolderState) -> None:
+        """Take note that ``before`` became ``after`` by what we deleted ourselves, and by nothing else."""
+        with self._lock:
+            known_state, nodes = self._folders.get(folder, (None, {}))
+            if known_state == before:
+                self._folders[folder] = after, nodes
 
 
 def parent_of(path: str) -> str:

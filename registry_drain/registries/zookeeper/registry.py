@@ -7,13 +7,15 @@ second one. A process that registers one instance and watches any number of serv
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from registry_drain.clock import SYSTEM_CLOCK, Clock, Deadline
 from registry_drain.errors import ConfigurationError, InstanceNotFoundError
 from registry_drain.instance import ServiceInstance
+from registry_drain.registries.abilities import BulkRegistry, RemovalResult
 from registry_drain.registries.base import RegistryEntry, Removal, WatchCallback
 from registry_drain.registries.url import RegistryURL
+from registry_drain.registries.zookeeper.bulk_removal import BulkRemoval, refuse_strangers
 from registry_drain.registries.zookeeper.layouts import AUTO, DEFAULT_LAYOUT, LAYOUTS, AutoLayout, NodeTree
 from registry_drain.registries.zookeeper.layouts.base import Layout, check_path, join
 from registry_drain.registries.zookeeper.listing import ListedFolders, list_services, parent_of
@@ -130,6 +132,22 @@ class ZooKeeperRegistry:
             raise InstanceNotFoundError(f"{entry} at {entry.locator!r} was not listed by {self.url}")
         return EntryRemoval(entry, self._settings, self._shared).run(deadline, force=force)
 
+    def remove_many(
+        self,
+        entries: Sequence[RegistryEntry],
+        deadline: Deadline,
+        on_result: Callable[[RegistryEntry, RemovalResult], None],
+        *,
+        force: bool = False,
+    ) -> None:
+        """Remove each of ``entries`` if it still is what was listed, in transactions; see :class:`BulkRegistry`.
+
+        Raises:
+            RegistryUnavailableError: nothing was sent for those without a result.
+        """
+        ours = refuse_strangers(entries, self._tree.base, self.url, on_result)
+        BulkRemoval(self._settings, self._shared, self._listed, on_result, force=force).run(ours, deadline)
+
     def watch(self, service: str, deadline: Deadline, on_change: WatchCallback | None = None) -> ZooKeeperWatch:
         """Follow the callable instances of ``service``, which need not exist yet; see the protocol.
 
@@ -173,3 +191,7 @@ class ZooKeeperRegistry:
         for watch in watches:
             watch.close()
         self._shared.close(Deadline.after(_CLOSE_TIMEOUT, self._clock))
+
+
+# A type checker compares it with the protocol here.
+_bulk: type[BulkRegistry] = ZooKeeperRegistry

@@ -5,9 +5,14 @@ starts again at version 0. So each delete is preceded, on the same session, by a
 never repeats: the transaction that created the node, and its owner. Between the two lies one round trip (about 1 ms).
 In it only a *plain* re-creation can be mistaken for what was shown; this package's own take-overs always change the
 version (see :mod:`registry_drain.registries.zookeeper.node`).
+
+The folder stays, even if it is empty: neither Curator nor ServerSets delete theirs, and somebody may be about to
+register in it. Container nodes, which newer Curators make, are removed by ZooKeeper itself.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 from kazoo.exceptions import BadVersionError, NoNodeError, NotEmptyError
 
@@ -16,6 +21,7 @@ from registry_drain.errors import (
     InstanceNotFoundError,
     LiveOwnerError,
     RegistryDataError,
+    RegistryDrainError,
     RegistryUnavailableError,
 )
 from registry_drain.registries.base import RegistryEntry, Removal, RemovalOutcome
@@ -24,6 +30,64 @@ from registry_drain.registries.zookeeper.node_stat import owner_of, version_of
 from registry_drain.registries.zookeeper.session import ZooKeeperSession, read_stat, session_text
 from registry_drain.registries.zookeeper.settings import SessionSettings
 from registry_drain.registries.zookeeper.shared import SharedSession
+
+
+def gone_already(entry: RegistryEntry, url: str) -> InstanceNotFoundError:
+    """Return what is said of an entry that is gone before anything was sent."""
+    return InstanceNotFoundError(f"{entry} is gone: there is no {entry.locator} on {url}")
+
+
+def held_by_its_owner(entry: RegistryEntry) -> LiveOwnerError:
+    """Return what is said of an entry whose session lives, unless it is to be removed by force."""
+    return LiveOwnerError(
+        f"{entry} is held by session {entry.owner}, which is alive: stop its process", yields_to_force=True
+    )
+
+
+def refusal(entry: RegistryEntry, stat: Any, *, force: bool) -> RegistryDrainError | None:
+    """Return why the node with ``stat`` is not to be removed in place of ``entry``, or None if it is."""
+    if version_of(stat) != entry.version:
+        owner = owner_of(stat)
+        who = f"by session {session_text(owner)}" if owner else "as a persistent node"
+        return LiveOwnerError(f"{entry.locator} was registered anew {who} since it was listed")
+    if owner_of(stat) and not force:
+        return held_by_its_owner(entry)
+    if stat.numChildren:
+        return RegistryDataError(f"{entry.locator} has {stat.numChildren} children: it is a folder, not an instance")
+    return None
+
+
+def removed(entry: RegistryEntry, stat: Any, url: str, attempts: int, now: float) -> Removal | None:
+    """Return what a consistent read after the delete proves: ``stat`` is what it showed; None if it proves nothing."""
+    if stat is None:
+        detail = f"{entry.locator} is gone"
+        if entry.is_ephemeral is False:
+            detail += f"; it was persistent: {_comes_back(entry)}"
+        return Removal(str(entry), url, RemovalOutcome.CONFIRMED, detail, attempts, now)
+    if version_of(stat) == entry.version:
+        return None
+    owner = session_text(owner_of(stat))
+    who = "its owner put it back" if owner == entry.owner else f"session {owner} has registered there"
+    return Removal(
+        str(entry), url, RemovalOutcome.SUCCESSOR, f"what was listed is gone, and {who}", attempts, confirmed_at=now
+    )
+
+
+def unconfirmed(entry: RegistryEntry, error: RegistryDrainError, url: str, attempts: int) -> Removal:
+    """Return what is said when the delete was sent, and ``error`` came instead of the proof."""
+    detail = f"{error}; look again with entries(), and remove it again if it is still listed"
+    return Removal(str(entry), url, RemovalOutcome.UNCONFIRMED, detail, attempts)
+
+
+def _comes_back(entry: RegistryEntry) -> str:
+    """Say what would put a persistent node back."""
+    if entry.layout in {"dubbo", "sofa"}:
+        return "its provider, or whoever wrote it by hand (dynamic=false), puts it back when it starts again"
+    if entry.layout == "rpcx":
+        return "an rpcx server that still runs puts it back at its next update"
+    if entry.layout == "curator":
+        return "its process (serviceType STATIC or PERMANENT) puts it back when it starts or reconnects"
+    return "whoever wrote it puts it back when it registers again"
 
 
 class EntryRemoval:
@@ -46,8 +110,7 @@ class EntryRemoval:
         except RegistryUnavailableError as error:
             if not self._attempts:
                 raise
-            detail = f"{error}; look again with entries(), and remove it again if it is still listed"
-            return self._result(RemovalOutcome.UNCONFIRMED, detail)
+            return unconfirmed(self._entry, error, self._settings.url, self._attempts)
         raise AssertionError("retrying() returns or raises")
 
     def _delete(self, session: ZooKeeperSession, deadline: Deadline, *, force: bool) -> None:
@@ -55,20 +118,11 @@ class EntryRemoval:
         if stat is None:
             if self._attempts:
                 return  # an earlier delete was applied and its answer lost
-            raise InstanceNotFoundError(f"{self._entry} is gone: there is no {self._path} on {self._settings.url}")
-        if version_of(stat) != self._entry.version:
-            if self._attempts:
-                return  # likewise, and somebody has registered since: the proof tells
-            raise LiveOwnerError(
-                f"{self._path} was registered anew by session {session_text(stat.ephemeralOwner)} since it was listed"
-            )
-        if owner_of(stat) and not force:
-            raise LiveOwnerError(
-                f"{self._entry} is held by session {self._entry.owner}, which is alive: stop its process",
-                yields_to_force=True,
-            )
-        if stat.numChildren:
-            raise RegistryDataError(f"{self._path} has {stat.numChildren} children: it is a folder, not an instance")
+            raise gone_already(self._entry, self._settings.url)
+        if self._attempts and version_of(stat) != self._entry.version:
+            return  # likewise, and somebody has registered since: the proof tells
+        if (error := refusal(self._entry, stat, force=force)) is not None:
+            raise error
         session.wait_connected(deadline)
         self._attempts += 1
         try:
@@ -85,14 +139,7 @@ class EntryRemoval:
 
     def _prove(self, session: ZooKeeperSession, deadline: Deadline) -> Removal:
         stat = read_stat(session, self._path, deadline)
-        now = deadline.clock.now()
-        if stat is None:
-            return self._result(RemovalOutcome.CONFIRMED, f"{self._path} is gone", now)
-        if version_of(stat) == self._entry.version:
+        removal = removed(self._entry, stat, self._settings.url, self._attempts, deadline.clock.now())
+        if removal is None:
             raise RegistryUnavailableError(f"{self._settings.url}: {self._path} is still there")
-        owner = session_text(stat.ephemeralOwner)
-        who = "its owner put it back" if owner == self._entry.owner else f"session {owner} has registered there"
-        return self._result(RemovalOutcome.SUCCESSOR, f"what was listed is gone, and {who}", now)
-
-    def _result(self, outcome: RemovalOutcome, detail: str, confirmed_at: float | None = None) -> Removal:
-        return Removal(str(self._entry), self._settings.url, outcome, detail, self._attempts, confirmed_at)
+        return removal

@@ -128,6 +128,7 @@ class TreeWalk:
     def _judge(self, path: str, node: ReadNode, deeper: list[str], strangers: list[RegistryEntry]) -> None:
         """Tell what a node is; see the module."""
         name, data = path.rpartition("/")[2], node.data or b""
+        self._listing.data_versions[path] = node.stat.version
         layout = self._layout.layout_of(name, data)
         entry = entry_of(self.service_of(parent_of(path)), name, path, node, layout or self._layout)
         if node.stat.numChildren:
@@ -180,4 +181,4 @@ def walk(
 
 def _only(listing: Listing, service: str) -> Listing:
     entries = [entry for entry in listing.entries if f"/{entry.service}".endswith(f"/{service}")]
-    return Listing(entries, listing.folders)
+    return Listing(entries, listing.folders, listing.data_versions)
