@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Protocol
 
-from registry_drain.servers.in_flight import InFlight
+from registry_drain.servers.in_flight import InFlight, InFlightRequest
 from registry_drain.servers.stop_state import StopState
 
 
@@ -57,6 +57,57 @@ class TrackedRequest:
     def identify(self, name: str, *, is_health_check: bool = False) -> None:
         """See :meth:`InFlight.identify`."""
         self._in_flight.identify(self._key, name, is_health_check=is_health_check)
+
+    def begin_mark(self) -> None:
+        """The protocol delimits requests."""
+
+    def end_mark(self) -> None:
+        """The protocol delimits requests."""
+
+
+class LiveRequest:
+    """A request that describes itself to its tracker; a :class:`CurrentRequest`. Adapters fill in who asks for what.
+
+    Made for each request: a subclass sets as little as it can, and leaves to the class what most requests never change.
+
+    Attributes:
+        started_at: on the tracker's clock.
+        arrived_before: when the last request before this one had arrived.
+        thread_id: the serving thread.
+        stop_state: the server's.
+    """
+
+    started_at = 0.0
+    arrived_before: float | None = None
+    thread_id = 0
+    _given_name: str | None = None
+
+    def __init__(self, in_flight: InFlight) -> None:
+        """Belong to ``in_flight``, which is to be told that the request begins."""
+        self._in_flight = in_flight
+        self.stop_state = in_flight.stop_state
+
+    @property
+    def name(self) -> str:
+        """The method and the path, if nobody has said anything better."""
+        raise NotImplementedError
+
+    @property
+    def peer(self) -> str:
+        """The caller, as ``host:port``; empty if unknown."""
+        raise NotImplementedError
+
+    def describe(self) -> InFlightRequest:
+        """Return what it is. From any thread."""
+        name = self.name if self._given_name is None else self._given_name
+        return InFlightRequest(name, self.peer, self.started_at, self.thread_id)
+
+    def identify(self, name: str, *, is_health_check: bool = False) -> None:
+        """Name the request; does nothing once it has ended."""
+        if self._in_flight.is_in_flight(self):
+            self._given_name = name
+            if is_health_check:
+                self._in_flight.take_back(self)
 
     def begin_mark(self) -> None:
         """The protocol delimits requests."""

@@ -6,7 +6,8 @@ only note what they do in attributes of their own connection, and whoever wants 
 
 ``begin``, ``identify`` and ``end`` take no lock either: each step that two threads could contend for is one atomic
 operation of the interpreter on a dict or on an iterator. A record is a plain tuple while it lives, for making a
-dataclass costs three times as much; it becomes an :class:`InFlightRequest` when somebody looks.
+dataclass costs three times as much; it becomes an :class:`InFlightRequest` when somebody looks. An adapter that has an
+object for each request anyway gives that (``begin_request``): its name and peer are then made only for who asks.
 
 Rules:
 
@@ -21,13 +22,14 @@ from __future__ import annotations
 import itertools
 import operator
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from sys import maxsize
 from typing import Protocol
 
-from registry_drain.clock import SYSTEM_CLOCK, Clock, Deadline
+from registry_drain.clock import SYSTEM_CLOCK, Clock, Deadline, SystemClock
 from registry_drain.servers.stop_state import StopState
 
 _Record = tuple[str, str, float, int, float | None]
@@ -53,6 +55,27 @@ class InFlightRequest:
     def __str__(self) -> str:
         """Say what is served for whom, as the report's list of what was cut off does."""
         return f"{self.name or '(unnamed)'} from {self.peer or '(unknown)'}"
+
+
+class DescribedRequest(Protocol):
+    """A request in flight that says what it is when it is asked; hashed by identity. See :meth:`begin_request`.
+
+    Attributes:
+        started_at: set by the tracker.
+        arrived_before: the last arrival before this one; set by the tracker.
+    """
+
+    started_at: float
+    arrived_before: float | None
+
+    @property
+    def thread_id(self) -> int:
+        """The serving thread."""
+        ...
+
+    def describe(self) -> InFlightRequest:
+        """Return what it is. From any thread, at any time."""
+        ...
 
 
 class RequestSource(Protocol):
@@ -87,9 +110,10 @@ class InFlight:
 
     def __init__(self, *, clock: Clock = SYSTEM_CLOCK) -> None:
         """Start empty."""
-        self.now = clock.now
-        self.stop_state = StopState(clock.now)
-        self._active: dict[int, _Record] = {}
+        # SystemClock.now is this function, one call deeper.
+        self.now: Callable[[], float] = time.monotonic if isinstance(clock, SystemClock) else clock.now
+        self.stop_state = StopState(self.now)
+        self._active: dict[int | DescribedRequest, _Record | DescribedRequest] = {}
         self._keys = itertools.count(1)
         self._arrivals = iter(range(maxsize))
         self._taken_back = iter(range(maxsize))
@@ -144,15 +168,35 @@ class InFlight:
         ``last_arrival_at`` is that one's and stays: doubt lengthens the propagation wait, it never shortens it.
         """
         record = self._active.get(key)
-        if record is None:
+        if not isinstance(record, tuple):
             return
         self._active[key] = (name, *record[1:])
         if is_health_check:
-            next(self._taken_back)
-            if self._last_arrival_at == record[2]:
-                self._last_arrival_at = record[4]
+            self._take_back(record[2], record[4])
 
-    def end(self, key: int) -> None:
+    def begin_request(self, request: DescribedRequest, *, is_health_check: bool = False) -> None:
+        """Note the arrival of a request that describes itself; it is the key for :meth:`end`. See :meth:`begin`."""
+        request.arrived_before = self._last_arrival_at
+        request.started_at = now = self.now()
+        self._active[request] = request
+        if not is_health_check:
+            next(self._arrivals)
+            self._last_arrival_at = now
+
+    def is_in_flight(self, key: int | DescribedRequest) -> bool:
+        """Whether a request has begun and not ended."""
+        return key in self._active
+
+    def take_back(self, request: DescribedRequest) -> None:
+        """Note that a request which describes itself has turned out to be a health check; see :meth:`identify`."""
+        self._take_back(request.started_at, request.arrived_before)
+
+    def _take_back(self, arrived_at: float, before: float | None) -> None:
+        next(self._taken_back)
+        if self._last_arrival_at == arrived_at:
+            self._last_arrival_at = before
+
+    def end(self, key: int | DescribedRequest) -> None:
         """Note that the request's answer has been handed to the kernel, or given up. Idempotent."""
         self._active.pop(key, None)
         if self._waiters and not self._active:
@@ -168,9 +212,13 @@ class InFlight:
         finally:
             self.end(key)
 
+    def told(self) -> dict[int | DescribedRequest, InFlightRequest]:
+        """Return the requests in flight that somebody has told of, by key; those of sources are not among them."""
+        return {key: _described(record) for key, record in self._active.copy().items()}
+
     def requests(self) -> list[InFlightRequest]:
         """Return the requests in flight, which makes a tracker a source for another one: for several servers' sum."""
-        requests = [InFlightRequest(*record[:4]) for record in self._active.copy().values()]
+        requests = list(self.told().values())
         for source in self._sources:
             requests += source.requests()
         return requests
@@ -191,9 +239,7 @@ class InFlight:
         me = threading.get_ident()
         if me in self._loop_threads:
             return True
-        if any(record[3] == me for record in self._active.copy().values()):
-            return True
-        return any(request.thread_id == me for source in self._sources for request in source.requests())
+        return any(request.thread_id == me for request in self.requests())
 
     def wait_until_idle(self, deadline: Deadline) -> bool:
         """Wait until nothing is in flight; return False at the deadline. Any number of threads may wait.
@@ -220,3 +266,7 @@ class InFlight:
     def __repr__(self) -> str:
         """Show the counts."""
         return f"<InFlight count={self.count} total={self.total}>"
+
+
+def _described(record: _Record | DescribedRequest) -> InFlightRequest:
+    return InFlightRequest(*record[:4]) if isinstance(record, tuple) else record.describe()

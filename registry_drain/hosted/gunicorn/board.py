@@ -20,7 +20,7 @@ from collections import deque
 
 from registry_drain.errors import ServerError
 from registry_drain.phases import Phase
-from registry_drain.servers.in_flight import InFlight, InFlightRequest
+from registry_drain.servers.in_flight import DescribedRequest, InFlight, InFlightRequest
 
 SLOTS = 1024
 """Workers at most, those of a reload that overlap included. Pages that nobody touches cost nothing."""
@@ -233,7 +233,7 @@ class SharedInFlight(InFlight):
         self._slot = slot
         self._lock = threading.Lock()
         self._free_entries = deque(range(ENTRIES))
-        self._entries: dict[int, int | None] = {}
+        self._entries: dict[int | DescribedRequest, int | None] = {}
         self._is_writing = False
 
     def begin(self, name: str = "", peer: str = "", *, is_health_check: bool = False) -> int:
@@ -243,6 +243,12 @@ class SharedInFlight(InFlight):
             self.publish()
         return key
 
+    def begin_request(self, request: DescribedRequest, *, is_health_check: bool = False) -> None:
+        """See :meth:`InFlight.begin_request`."""
+        super().begin_request(request, is_health_check=is_health_check)
+        if self._phases[_PHASE] != _SERVING:
+            self.publish()
+
     def identify(self, key: int, name: str, *, is_health_check: bool = False) -> None:
         """See :meth:`InFlight.identify`."""
         super().identify(key, name, is_health_check=is_health_check)
@@ -251,7 +257,7 @@ class SharedInFlight(InFlight):
                 self._clear(key)
             self.publish()
 
-    def end(self, key: int) -> None:
+    def end(self, key: int | DescribedRequest) -> None:
         """See :meth:`InFlight.end`."""
         # Removed first, looked at then: publish() says that it writes, and then looks what there is.
         super().end(key)
@@ -271,11 +277,11 @@ class SharedInFlight(InFlight):
         with self._lock:
             self._slot.count_arrivals(self.total, self.last_arrival_at)
             if is_stopping:
-                for key, record in self._active.copy().items():
-                    if key not in self._entries and key in self._active:
-                        self._write(key, record[0], record[1], record[2])
+                for key, request in self.told().items():
+                    if key not in self._entries and self.is_in_flight(key):
+                        self._write(key, request.name, request.peer, request.started_at)
 
-    def _write(self, key: int, name: str, peer: str, started_at: float) -> None:
+    def _write(self, key: int | DescribedRequest, name: str, peer: str, started_at: float) -> None:
         entry = self._free_entries.popleft() if self._free_entries else None
         self._entries[key] = entry
         if entry is None:
@@ -283,7 +289,7 @@ class SharedInFlight(InFlight):
         else:
             self._slot.fill(entry, started_at, name, peer)
 
-    def _clear(self, key: int) -> None:
+    def _clear(self, key: int | DescribedRequest) -> None:
         if key not in self._entries:
             return
         entry = self._entries.pop(key)

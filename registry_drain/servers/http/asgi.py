@@ -22,15 +22,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+import threading
 from collections.abc import Coroutine, Iterable
 from contextlib import suppress
-from functools import lru_cache
 
-from registry_drain.instance import format_endpoint
 from registry_drain.phases import Phase
 from registry_drain.servers.current_request import TrackedRequest, serving
 from registry_drain.servers.http.asgi_types import ASGIApplication, Receive, Scope, Send
-from registry_drain.servers.http.exchange import Exchange, answer, refuse_websocket
+from registry_drain.servers.http.exchange import Exchange, answer, peer_of, refuse_websocket
 from registry_drain.servers.http.policy import READY, REFUSAL, STOPPING, RequestPolicy, Verdict
 from registry_drain.servers.http.websocket import WebSocket
 from registry_drain.servers.in_flight import InFlight, InFlightRequest
@@ -85,7 +84,8 @@ class ASGIMiddleware:
             refuses_when_sealed=refuses_when_sealed,
             retry_after=retry_after,
         )
-        self._exchanges: dict[int, Exchange] = {}
+        self._exchanges: set[Exchange] = set()
+        self._thread_id = 0
         self._websockets: dict[int, WebSocket] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
         self._has_looked_for_loop = False
@@ -94,15 +94,49 @@ class ASGIMiddleware:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request, WebSocket, or lifespan."""
-        kind = scope["type"]
         if not self._has_looked_for_loop:
             self._find_loop()
-        if kind == "http":
-            await self._serve_http(scope, receive, send)
-        elif kind == "websocket":
+        if scope["type"] != "http":
+            await self._serve_other(scope, receive, send)
+            return
+        # Here and not in a coroutine of its own, which each request would pay for.
+        path: str = scope["path"]
+        policy = self._policy
+        if self._stop_state.is_stopping or policy.readiness_path:
+            verdict = policy.verdict(path)
+            if verdict is not Verdict.SERVE:
+                await self._answer(verdict, scope, receive, send)
+                return
+        in_flight, exchanges = self.in_flight, self._exchanges
+        exchange = Exchange(scope, receive, send, in_flight, self._thread_id)
+        in_flight.begin_request(exchange, is_health_check=path in policy.health_check_paths)
+        exchanges.add(exchange)
+        token = serving.set(exchange)
+        if self._loop is not None:
+            exchange.task = asyncio.current_task()
+            receive = exchange.receive
+        try:
+            await self._app(scope, receive, exchange.send)
+        except asyncio.CancelledError:
+            if not exchange.is_cut:
+                raise
+            await exchange.cut()
+        finally:
+            exchanges.discard(exchange)
+            serving.reset(token)
+            in_flight.end(exchange)
+
+    async def _serve_other(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "websocket":
             await self._serve_websocket(scope, receive, send)
         else:
             await self._app(scope, receive, send)
+
+    async def _answer(self, verdict: Verdict, scope: Scope, receive: Receive, send: Send) -> None:
+        status, body = 503, REFUSAL
+        if verdict is Verdict.ANSWER_READINESS:
+            status, body = (503, STOPPING) if self._stop_state.is_stopping else (200, READY)
+        await answer(scope, receive, send, status, body, retry_after=self._policy.retry_after)
 
     async def cut_off(self, timeout: float = 0.25) -> tuple[InFlightRequest, ...]:
         """Cancel the tasks of what is in flight, wait at most ``timeout`` seconds for them, and return what it was.
@@ -115,7 +149,7 @@ class ASGIMiddleware:
         left = self.in_flight.snapshot()
         me = asyncio.current_task() if self._loop is not None else None
         tasks = []
-        served: list[Exchange | WebSocket] = [*self._exchanges.values(), *self._websockets.values()]
+        served: list[Exchange | WebSocket] = [*self._exchanges, *self._websockets.values()]
         for each in served:
             if each.task is not None and each.task is not me:
                 each.is_cut = True
@@ -127,44 +161,13 @@ class ASGIMiddleware:
                 logger.warning("%r does not end although it was cancelled", task)
         return left
 
-    async def _serve_http(self, scope: Scope, receive: Receive, send: Send) -> None:
-        path: str = scope["path"]
-        policy, state = self._policy, self._stop_state
-        if state.is_stopping or policy.readiness_path:
-            verdict = policy.verdict(path)
-            if verdict is Verdict.REFUSE:
-                await answer(scope, receive, send, 503, REFUSAL, retry_after=policy.retry_after)
-                return
-            if verdict is Verdict.ANSWER_READINESS:
-                status, body = (503, STOPPING) if state.is_stopping else (200, READY)
-                await answer(scope, receive, send, status, body, retry_after=policy.retry_after)
-                return
-        in_flight = self.in_flight
-        is_health_check = path in policy.health_check_paths
-        key = in_flight.begin(f"{scope['method']} {path}", _peer(scope), is_health_check=is_health_check)
-        exchange = self._exchanges[key] = Exchange(scope, receive, send, in_flight, key)
-        token = serving.set(exchange)
-        if self._loop is not None:
-            exchange.task = asyncio.current_task()
-            receive = exchange.receive
-        try:
-            await self._app(scope, receive, exchange.send)
-        except asyncio.CancelledError:
-            if not exchange.is_cut:
-                raise
-            await exchange.cut()
-        finally:
-            del self._exchanges[key]
-            serving.reset(token)
-            in_flight.end(key)
-
     async def _serve_websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
         path: str = scope["path"]
         if self._stop_state.is_draining or self._policy.verdict(path) is Verdict.REFUSE:
             await refuse_websocket(scope, receive, send, retry_after=self._policy.retry_after)
             return
         in_flight = self.in_flight
-        key = in_flight.begin(f"WEBSOCKET {path}", _peer(scope))
+        key = in_flight.begin(f"WEBSOCKET {path}", peer_of(scope))
         token = serving.set(TrackedRequest(in_flight, key))
         websocket = self._websockets[key] = WebSocket(receive, send)
         websocket.task = asyncio.current_task() if self._loop is not None else None
@@ -182,6 +185,7 @@ class ASGIMiddleware:
 
     def _find_loop(self) -> None:
         self._has_looked_for_loop = True
+        self._thread_id = threading.get_ident()
         with suppress(RuntimeError):
             self._loop = asyncio.get_running_loop()
         if self._stop_state.is_draining:
@@ -215,24 +219,12 @@ class ASGIMiddleware:
         await _sleep_until(ends_at - left / 2)
         await _all(websocket.close_now() for websocket in list(self._websockets.values()))
         await _sleep_until(ends_at - min(_NOTICE_S, left / 10))
-        for exchange in list(self._exchanges.values()):
+        for exchange in list(self._exchanges):
             exchange.disconnect()
 
     def __repr__(self) -> str:
         """Show the application and the counts."""
         return f"<ASGIMiddleware {self._app!r} in_flight={self.in_flight.count} websockets={len(self._websockets)}>"
-
-
-_endpoint = lru_cache(maxsize=1024)(format_endpoint)
-"""Most requests come on a connection that has carried others."""
-
-
-def _peer(scope: Scope) -> str:
-    client = scope.get("client")
-    if not client:
-        return ""
-    host, port = client
-    return _endpoint(host, port) if port else str(host)
 
 
 async def _all(closings: Iterable[Coroutine[object, object, None]]) -> None:

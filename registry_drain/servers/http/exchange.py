@@ -11,6 +11,8 @@ import asyncio
 from collections.abc import Awaitable
 from contextlib import suppress
 
+from registry_drain.instance import format_endpoint
+from registry_drain.servers.current_request import LiveRequest
 from registry_drain.servers.http.asgi_types import Message, Receive, Scope, Send
 from registry_drain.servers.http.policy import UNREAD_LIMIT
 from registry_drain.servers.in_flight import InFlight
@@ -18,13 +20,12 @@ from registry_drain.servers.in_flight import InFlight
 CUT_OFF = b"cut off: this instance is stopping\n"
 
 
-class Exchange:
+class Exchange(LiveRequest):
     """Stands between an application and its server for one request, and is what its handler knows of it.
 
-    A :class:`~registry_drain.servers.current_request.CurrentRequest`. For one event loop, whose tasks may share it.
+    For one event loop, whose tasks may share it.
 
     Attributes:
-        stop_state: the server's.
         task: serves it; None where the loop is not asyncio's.
         is_cut: the middleware has cancelled it.
     """
@@ -37,24 +38,25 @@ class Exchange:
     _is_over = False
     _disconnected: asyncio.Event | None = None
 
-    def __init__(self, scope: Scope, receive: Receive, send: Send, in_flight: InFlight, key: int) -> None:
-        """Take the server's two ends, and what ``in_flight`` knows under ``key``."""
+    def __init__(self, scope: Scope, receive: Receive, send: Send, in_flight: InFlight, thread_id: int) -> None:
+        """Take the server's two ends."""
+        # Without a call of the base class' own, which costs as much as all of this.
         self._scope = scope
         self._receive = receive
         self._send = send
         self._in_flight = in_flight
-        self._key = key
         self.stop_state = in_flight.stop_state
+        self.thread_id = thread_id
 
-    def identify(self, name: str, *, is_health_check: bool = False) -> None:
-        """See :meth:`InFlight.identify`."""
-        self._in_flight.identify(self._key, name, is_health_check=is_health_check)
+    @property
+    def name(self) -> str:
+        """The method and the path."""
+        return f"{self._scope['method']} {self._scope['path']}"
 
-    def begin_mark(self) -> None:
-        """The protocol delimits requests."""
-
-    def end_mark(self) -> None:
-        """The protocol delimits requests."""
+    @property
+    def peer(self) -> str:
+        """The caller, as ``host:port``; empty if unknown."""
+        return peer_of(self._scope)
 
     def send(self, message: Message) -> Awaitable[None]:
         """Send for the application; with ``Connection: close`` once the instance is delisted."""
@@ -108,6 +110,15 @@ class Exchange:
             for task in (asking, waiting):
                 task.cancel()
             await asyncio.wait({asking, waiting})
+
+
+def peer_of(scope: Scope) -> str:
+    """Return the client as ``host:port``, or what the server says in its place."""
+    client = scope.get("client")
+    if not client:
+        return ""
+    host, port = client
+    return format_endpoint(host, port) if port else str(host)
 
 
 def is_http_1(scope: Scope) -> bool:

@@ -16,14 +16,14 @@ Rules:
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sized
 from contextlib import suppress
-from functools import lru_cache
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from registry_drain.instance import format_endpoint
-from registry_drain.servers.current_request import TrackedRequest, serving
+from registry_drain.servers.current_request import LiveRequest, serving
 from registry_drain.servers.http.policy import READY, REFUSAL, STOPPING, UNREAD_LIMIT, RequestPolicy, Verdict
 from registry_drain.servers.in_flight import InFlight
 
@@ -91,10 +91,8 @@ class WSGIMiddleware:
                 is_stopping = self._stop_state.is_stopping
                 return self._answer(environ, start_response, *((503, STOPPING) if is_stopping else (200, READY)))
         in_flight = self.in_flight
-        key = in_flight.begin(
-            f"{environ['REQUEST_METHOD']} {path}", _peer(environ), is_health_check=path in policy.health_check_paths
-        )
-        request = _Request(in_flight, key)
+        request = _Request(in_flight, environ, path)
+        in_flight.begin_request(request, is_health_check=path in policy.health_check_paths)
         token = serving.set(request)
         try:
             body = self._app(environ, self._starting(environ, start_response))
@@ -149,15 +147,6 @@ class WSGIMiddleware:
         return f"<WSGIMiddleware {self._app!r} in_flight={self.in_flight.count}>"
 
 
-def _peer(environ: WSGIEnvironment) -> str:
-    return _endpoint(environ.get("REMOTE_ADDR", ""), str(environ.get("REMOTE_PORT", "")))
-
-
-@lru_cache(maxsize=1024)  # most requests come on a connection that has carried others
-def _endpoint(host: str, port: str) -> str:
-    return format_endpoint(host, int(port)) if host and port.isdigit() else host
-
-
 def _with_close(headers: Headers) -> Headers:
     connection = [value for name, value in headers if name.lower() == "connection"]
     if any("upgrade" in value.lower() for value in connection):
@@ -165,14 +154,29 @@ def _with_close(headers: Headers) -> Headers:
     return [*(each for each in headers if each[0].lower() != "connection"), ("Connection", "close")]
 
 
-class _Request(TrackedRequest):
+class _Request(LiveRequest):
     """A request that can be ended by whoever is the last to have it."""
 
-    __slots__ = ()
+    def __init__(self, in_flight: InFlight, environ: WSGIEnvironment, path: str) -> None:
+        # Without a call of the base class' own, which costs as much as all of this.
+        self._in_flight = in_flight
+        self.stop_state = in_flight.stop_state
+        self.thread_id = threading.get_ident()
+        self._environ = environ
+        self._path = path
+
+    @property
+    def name(self) -> str:
+        return f"{self._environ['REQUEST_METHOD']} {self._path}"
+
+    @property
+    def peer(self) -> str:
+        host, port = self._environ.get("REMOTE_ADDR", ""), str(self._environ.get("REMOTE_PORT", ""))
+        return format_endpoint(host, int(port)) if host and port.isdigit() else host
 
     def end(self) -> None:
         """End it. Idempotent."""
-        self._in_flight.end(self._key)
+        self._in_flight.end(self)
 
 
 def _tracked(body: Iterable[bytes], environ: WSGIEnvironment, request: _Request) -> Iterable[bytes]:
