@@ -61,8 +61,16 @@ class NewConsulCluster(Protocol):
 class NewZooKeeper(Protocol):
     """Starts a ZooKeeper of the test's own."""
 
-    def __call__(self, *, tick_time_ms: int = 500, settings: dict[str, object] | None = None) -> ZooKeeperServer:
-        """Return it ready; it is stopped when the test ends."""
+    def __call__(
+        self,
+        *,
+        tick_time_ms: int = 500,
+        settings: dict[str, object] | None = None,
+        users: dict[str, str] | None = None,
+        tls: TlsFiles | None = None,
+        client_auth: str = "need",
+    ) -> ZooKeeperServer:
+        """Return it ready; it is stopped when the test ends. Arguments: those of ``ZooKeeperServer``."""
         ...
 
 
@@ -154,9 +162,18 @@ def new_zookeeper(tmp_path: Path) -> Iterator[NewZooKeeper]:
     _require("ZooKeeper", find_zookeeper())
     with contextlib.ExitStack() as stack:
 
-        def new(*, tick_time_ms: int = 500, settings: dict[str, object] | None = None) -> ZooKeeperServer:
+        def new(
+            *,
+            tick_time_ms: int = 500,
+            settings: dict[str, object] | None = None,
+            users: dict[str, str] | None = None,
+            tls: TlsFiles | None = None,
+            client_auth: str = "need",
+        ) -> ZooKeeperServer:
             directory = tmp_path / f"zookeeper-{uuid.uuid4().hex[:6]}"
-            server = ZooKeeperServer(directory, tick_time_ms=tick_time_ms, settings=settings)
+            server = ZooKeeperServer(
+                directory, tick_time_ms=tick_time_ms, settings=settings, users=users, tls=tls, client_auth=client_auth
+            )
             stack.callback(server.kill)
             server.start()
             return server

@@ -1,9 +1,14 @@
-"""A real ZooKeeper: one server with a directory of its own, to be frozen, killed and restarted on the same port."""
+"""A real ZooKeeper: one server with a directory of its own, to be frozen, killed and restarted on the same port.
+
+With ``users`` it proves who is who by SASL DIGEST-MD5; with ``tls`` it has a second port, encrypted, beside the plain
+one. Clients that prove nothing are still served, unless ``settings`` forbid it.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import functools
+import os
 import shutil
 import socket
 from collections.abc import Iterator, Mapping
@@ -12,6 +17,7 @@ from types import TracebackType
 from typing import Any
 
 from tests.support.processes import READY_TIMEOUT, SERVERS_BIN, ManagedProcess, eventually, free_port
+from tests.support.tls_files import TlsFiles
 
 
 @functools.cache
@@ -26,11 +32,19 @@ class ZooKeeperServer:
 
     A tick is 500 ms by default, so that clients may ask for session time-outs from 1 s to 10 s (2 and 20 ticks).
     Data survives ``restart`` and ``kill``, sessions do too if they are resumed in time. ``settings`` are further lines
-    of the configuration.
+    of the configuration. ``client_auth`` is what the TLS port wants of its clients: ``none``, ``want`` or ``need`` a
+    certificate.
     """
 
     def __init__(
-        self, directory: Path, *, tick_time_ms: int = 500, settings: Mapping[str, object] | None = None
+        self,
+        directory: Path,
+        *,
+        tick_time_ms: int = 500,
+        settings: Mapping[str, object] | None = None,
+        users: Mapping[str, str] | None = None,
+        tls: TlsFiles | None = None,
+        client_auth: str = "need",
     ) -> None:
         launcher = find_zookeeper()
         if launcher is None:
@@ -39,6 +53,10 @@ class ZooKeeperServer:
         self.directory = directory
         self.tick_time_ms = tick_time_ms
         self.port = free_port()
+        self.tls_port = free_port() if tls else 0
+        self._users = users
+        self._tls = tls
+        self._client_auth = client_auth
         self._settings = dict(settings or {})
         self._process: ManagedProcess | None = None
 
@@ -68,6 +86,12 @@ class ZooKeeperServer:
         return f"zookeeper://{self.hosts}"
 
     @property
+    def tls_hosts(self) -> str:
+        """The same of the TLS port."""
+        assert self.tls_port, "started without TLS"
+        return f"127.0.0.1:{self.tls_port}"
+
+    @property
     def process(self) -> ManagedProcess:
         """The process that runs, or ran last."""
         assert self._process, "never started"
@@ -90,13 +114,45 @@ class ZooKeeperServer:
             # per start is more than all the data.
             "forceSync": "no",
             "preAllocSize": 1024,
+            **(self._sasl_settings() if self._users else {}),
+            **(self._tls_settings(self._tls) if self._tls else {}),
             **self._settings,
         }
         path = self.directory / "zoo.cfg"
         path.write_text("".join(f"{key}={value}\n" for key, value in configuration.items()), encoding="utf-8")
-        self._process = ManagedProcess([self._launcher, path], log=self.directory / "zookeeper.log")
+        environment = dict(os.environ)
+        if self._users:
+            environment["JAVA_TOOL_OPTIONS"] = f"-Djava.security.auth.login.config={self._jaas_file}"
+        self._process = ManagedProcess([self._launcher, path], log=self.directory / "zookeeper.log", env=environment)
         if wait:
             self.wait_ready()
+
+    @property
+    def _jaas_file(self) -> Path:
+        return self.directory / "jaas.conf"
+
+    def _sasl_settings(self) -> dict[str, object]:
+        users = "".join(f'    user_{name}="{password}"\n' for name, password in (self._users or {}).items())
+        module = "org.apache.zookeeper.server.auth.DigestLoginModule"
+        self._jaas_file.write_text(f"Server {{\n    {module} required\n{users}    ;\n}};\n", encoding="utf-8")
+        return {"authProvider.sasl": "org.apache.zookeeper.server.auth.SASLAuthenticationProvider"}
+
+    def _tls_settings(self, files: TlsFiles) -> dict[str, object]:
+        # One file with the key, in the form that Java reads (PKCS #8), and the certificate.
+        from cryptography.hazmat.primitives import serialization
+
+        key = serialization.load_pem_private_key(files.server_key.read_bytes(), None)
+        form = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+        both = self.directory / "server-key-and-certificate.pem"
+        both.write_bytes(key.private_bytes(*form) + files.server_cert.read_bytes())
+        return {
+            "serverCnxnFactory": "org.apache.zookeeper.server.NettyServerCnxnFactory",
+            "secureClientPort": self.tls_port,
+            "secureClientPortAddress": "127.0.0.1",
+            "ssl.keyStore.location": both,
+            "ssl.trustStore.location": files.ca,
+            "ssl.clientAuth": self._client_auth,
+        }
 
     def wait_ready(self, *, timeout: float = READY_TIMEOUT) -> None:
         """Wait until it serves requests (it answers ``ruok`` earlier)."""
