@@ -83,6 +83,19 @@ def entry_of(registry: ConsulRegistry, service: str) -> RegistryEntry:
     return entry
 
 
+def put_service(agent: ConsulAgent, service: str, consul_id: str, **more: object) -> None:
+    """Register somebody else's service with its agent."""
+    agent.put("/v1/agent/service/register", {"ID": consul_id, "Name": service, "Port": 80, **more})
+
+
+def put_ghost(
+    agent: ConsulAgent, service: str, consul_id: str, node: str, address: str = "192.0.2.9", **more: object
+) -> None:
+    """Write a service of a node without an agent into the catalog."""
+    what = {"ID": consul_id, "Service": service, "Port": 80, **more}
+    agent.put("/v1/catalog/register", {"Node": node, "Address": address, "Service": what})
+
+
 def never(happens: Callable[[], object], seconds: float) -> None:
     """Fail if ``happens`` is true at any look during ``seconds``: the only way to see that something does not come."""
     ends_at = time.monotonic() + seconds

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from typing import Any
 from urllib.parse import quote
 
 import pytest
@@ -11,21 +10,10 @@ import pytest
 from registry_drain.errors import InstanceNotFoundError, LiveOwnerError
 from registry_drain.registries.base import RemovalOutcome
 from tests.conftest import NewConsulCluster
-from tests.registries.consul_tools import Liar, Lie, Members, entry_of, instance, soon
+from tests.registries.consul_tools import Liar, Lie, Members, entry_of, instance, put_ghost, put_service, soon
 from tests.support.consul_process import ConsulAgent
 from tests.support.processes import eventually
 from tests.support.tcp_proxy import TcpProxy
-
-
-def put_service(agent: ConsulAgent, service: str, consul_id: str, **more: object) -> None:
-    """Register somebody else's service with its agent."""
-    agent.put("/v1/agent/service/register", {"ID": consul_id, "Name": service, "Port": 80, **more})
-
-
-def put_ghost(agent: ConsulAgent, service: str, consul_id: str, node: str, address: str = "192.0.2.9") -> None:
-    """Write a service of a node without an agent into the catalog."""
-    body: dict[str, Any] = {"Node": node, "Address": address}
-    agent.put("/v1/catalog/register", {**body, "Service": {"ID": consul_id, "Service": service, "Port": 80}})
 
 
 @pytest.mark.parametrize(
@@ -130,18 +118,6 @@ def test_versions_change_with_registrations_and_not_with_checks(consul_agent: Co
         with pytest.raises(LiveOwnerError, match="registered anew"):
             registry.remove(shown, soon(), force=True)
         assert registry.remove(entry_of(registry, unique), soon(), force=True).outcome is RemovalOutcome.CONFIRMED
-
-
-def test_nomads_services_are_left_to_nomad(consul_agent: ConsulAgent, unique: str) -> None:
-    """What Nomad would put back within seconds is refused without force."""
-    consul_id = f"_nomad-task-{unique}"
-    put_service(consul_agent, unique, consul_id)
-    with Members() as members:
-        registry = members.registry(consul_agent.url)
-        with pytest.raises(LiveOwnerError, match="Nomad"):
-            registry.remove(entry_of(registry, unique), soon())
-        removal = registry.remove(entry_of(registry, unique), soon(), force=True)
-        assert removal.outcome is RemovalOutcome.CONFIRMED
 
 
 def test_a_ghost_of_a_dead_agent(new_consul_cluster: NewConsulCluster, unique: str) -> None:
