@@ -100,7 +100,7 @@ def test_5_a_live_owner_brings_it_back(deregister: Run, consul_agent: ConsulAgen
         ran = deregister(consul_agent.url, "--service", unique, "--id", "one", "--force", "--watch-back", "30")
     assert ran.status == 5
     assert consul_agent.node_name in ran.complaint
-    assert "stop that owner" in ran.complaint
+    assert "stop that process" in ran.complaint
 
 
 def test_7_a_live_owner_is_left_alone(
