@@ -21,7 +21,7 @@ import itertools
 import math
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from registry_drain.clock import SYSTEM_CLOCK, Clock, Deadline
@@ -31,8 +31,10 @@ from registry_drain.errors import (
     PermissionRefusedError,
     RegistryTimeoutError,
     RegistryUnavailableError,
+    RemovedByOperatorError,
 )
 from registry_drain.instance import ServiceInstance
+from registry_drain.registries.abilities import RejoinableRegistration, removal_line
 from registry_drain.registries.base import (
     Registration,
     Registry,
@@ -126,7 +128,11 @@ class FaultyRegistry:
                         self._check_removable(entry, listed, force=force)
                     attempts += 1
                     self.request(
-                        Step.DELETE, subject, deadline, lambda: self.cluster.delete(key, entry.version), lie=None
+                        Step.DELETE,
+                        subject,
+                        deadline,
+                        lambda: self.cluster.delete(key, entry.version, is_owner=False),
+                        lie=None,
                     )
                     return self.proof(key, subject, entry.version, attempts, deadline)
         except (RegistryUnavailableError, PermissionRefusedError) as error:
@@ -247,6 +253,8 @@ class FaultyRegistration:
         self._owner = f"owner {next(self._owners)}"
         self._lock = threading.Lock()
         self._version = ""  # of our entry, once written
+        self._removed = ""
+        self._on_removed: Callable[[str], None] | None = None
         self._is_acknowledged = False
         self._has_asked = False
         self._is_fenced = False
@@ -262,7 +270,31 @@ class FaultyRegistration:
     @property
     def is_registered(self) -> bool:
         """Whether the write was acknowledged, be it a lie, and nothing was removed since."""
-        return self._is_acknowledged
+        return self._is_acknowledged and not self.removed_by_operator
+
+    @property
+    def removed_by_operator(self) -> str:
+        """Whether somebody called :meth:`FaultyRegistry.remove` on it; found out when asked."""
+        with self._registry.cluster.changed, self._lock:
+            if self._removed or self._version not in self._registry.cluster.taken_out:
+                return self._removed
+            line = self._removed = removal_line(self._registry.clock.unix_time(), "it was removed from faulty://")
+            call = self._on_removed
+        if call is not None:
+            call(line)
+        return line
+
+    def on_removed(self, call: Callable[[str], None]) -> None:
+        """Have ``call`` called in the thread that finds a removal out by asking."""
+        self._on_removed = call
+
+    def rejoin(self, deadline: Deadline) -> None:
+        """List the instance again although it was removed: one WRITE, unless somebody alive has the id by now."""
+        with self._lock:
+            self._refuse_if_fenced()
+            if self._removed:
+                self._is_acknowledged = False
+        self._register(deadline)
 
     @property
     def is_fenced(self) -> bool:
@@ -271,6 +303,14 @@ class FaultyRegistration:
 
     def register(self, deadline: Deadline) -> None:
         """List the instance: one WRITE. A fence that goes up meanwhile cancels it, unless it ignores deadlines."""
+        removed = self.removed_by_operator
+        with self._lock:
+            self._refuse_if_fenced()
+        if removed:
+            raise RemovedByOperatorError(f"{self._instance} in faulty://: it was {removed}")
+        self._register(deadline)
+
+    def _register(self, deadline: Deadline) -> None:
         with self._lock:
             self._refuse_if_fenced()
             if self._is_acknowledged:
@@ -300,6 +340,8 @@ class FaultyRegistration:
             listed = cluster.records.get((instance.service, instance.id))
             if listed is not None and listed.version == self._version:
                 return
+            if listed is not None and listed.is_live and self._removed:
+                raise LiveOwnerError(f"{instance} in faulty://: {listed.owner} has the id now")
             entry = RegistryEntry(
                 instance.service,
                 instance.id,
@@ -314,7 +356,7 @@ class FaultyRegistration:
                 is_ephemeral=True,
                 locator=f"{instance.service}/{instance.id}",
             )
-            self._version = cluster.put(entry).version
+            self._version, self._removed = cluster.put(entry).version, ""
 
     def fence(self, deadline: Deadline) -> None:
         """Refuse to register from now on; cancel what is under way and wait for it to end."""
@@ -328,6 +370,7 @@ class FaultyRegistration:
         """Fence, DELETE our own, and READ back, with retries inside the deadline."""
         registry, instance = self._registry, self._instance
         registry.request(Step.ON_SHUTDOWN, str(instance), deadline, lambda: None, None)
+        removed = self.removed_by_operator
         self.fence(deadline)
         self._is_acknowledged = False
         subject, key = str(instance), (instance.service, instance.id)
@@ -341,7 +384,8 @@ class FaultyRegistration:
                     registry.request(
                         Step.DELETE, subject, deadline, lambda: registry.cluster.delete(key, self._version), None
                     )
-                    return registry.proof(key, subject, self._version, attempts, deadline)
+                    removal = registry.proof(key, subject, self._version, attempts, deadline)
+                    return replace(removal, detail=removed) if removed and not removal.detail else removal
         except (RegistryUnavailableError, PermissionRefusedError) as error:
             return registry.unproven(subject, attempts, error)
         raise AssertionError  # pragma: no cover -- the loop returns or raises
@@ -355,3 +399,4 @@ class FaultyRegistration:
 # A type checker compares the fakes with the protocols here, for everybody who uses them.
 _registry: type[Registry] = FaultyRegistry
 _registration: type[Registration] = FaultyRegistration
+_rejoinable: type[RejoinableRegistration] = FaultyRegistration

@@ -23,6 +23,7 @@ class MemoryCluster:
         """Start empty."""
         self.changed = threading.Condition()
         self.records: dict[Key, RegistryEntry] = {}
+        self.taken_out: set[str] = set()  # the versions that were removed by somebody else than their owner
         self._versions = itertools.count(1)
 
     def put(self, entry: RegistryEntry) -> RegistryEntry:
@@ -33,12 +34,14 @@ class MemoryCluster:
             self.changed.notify_all()
             return listed
 
-    def delete(self, key: Key, version: str) -> None:
+    def delete(self, key: Key, version: str, *, is_owner: bool = True) -> None:
         """Remove the entry of this key, if it still is of this version."""
         with self.changed:
             record = self.records.get(key)
             if record is not None and record.version == version:
                 del self.records[key]
+                if not is_owner:
+                    self.taken_out.add(version)
                 self.changed.notify_all()
 
     def kill_owner(self, service: str, instance_id: str) -> None:

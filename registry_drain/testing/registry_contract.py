@@ -15,12 +15,20 @@ from __future__ import annotations
 
 from registry_drain.testing.registry_promises.handing_over import HandingOverPromises
 from registry_drain.testing.registry_promises.registering import RegisteringPromises
+from registry_drain.testing.registry_promises.removed_by_operators import RemovedByOperatorPromises
 from registry_drain.testing.registry_promises.removing import RemovingPromises
 from registry_drain.testing.registry_promises.stopping import StoppingPromises
 from registry_drain.testing.registry_promises.watching import WatchingPromises
 
 
-class RegistryContract(RegisteringPromises, StoppingPromises, RemovingPromises, WatchingPromises, HandingOverPromises):
+class RegistryContract(
+    RegisteringPromises,
+    StoppingPromises,
+    RemovingPromises,
+    WatchingPromises,
+    HandingOverPromises,
+    RemovedByOperatorPromises,
+):
     """Every promise. Override ``new_registry``, and what else your registry needs.
 
     See :class:`registry_drain.testing.registry_promises.subject.RegistrySubject` for the attributes and hooks.

@@ -65,7 +65,7 @@ def test_consuls_own_command_takes_it_out_for_good(
         registration.on_removed(told.append)
         consul = find_consul()
         assert consul
-        command = [consul, "services", "deregister", f"-http-addr={consul_agent.http_address}"]
+        command = [str(consul), "services", "deregister", f"-http-addr={consul_agent.http_address}"]
         subprocess.run([*command, f"-id={registration.consul_id}"], check=True, capture_output=True, timeout=60)
         is_out(consul_agent, unique, registration)
         assert told == [registration.removed_by_operator]

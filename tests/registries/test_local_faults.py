@@ -410,7 +410,7 @@ def test_foreign_file_is_shown_and_does_not_disturb(
     assert [entry.problem != "" for entry in strange] == ([] if is_swept else [True])
     for entry in strange:
         assert "\n" not in entry.problem
-        with pytest.raises(LiveOwnerError, match="force"):
+        with pytest.raises(LiveOwnerError, match="no file of ours"):
             registry.remove(entry, soon())
         assert name in files(directory)
         if make is make_directory:

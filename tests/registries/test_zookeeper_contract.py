@@ -9,8 +9,9 @@ from typing import ClassVar
 import pytest
 
 from registry_drain.instance import ServiceInstance
-from registry_drain.registries.base import Registry
+from registry_drain.registries.base import Registration, Registry
 from registry_drain.registries.url import open_registry
+from registry_drain.registries.zookeeper.registration import ZooKeeperRegistration
 from registry_drain.testing.registry_contract import RegistryContract
 from tests.registries.zookeeper_owner import start_owner
 from tests.support.zookeeper_process import ZooKeeperServer
@@ -29,6 +30,7 @@ class TestZooKeeperContract(RegistryContract):
     def _server(self, zookeeper_server: ZooKeeperServer, unique: str, tmp_path: Path) -> None:
         self._url = f"{zookeeper_server.url}/{unique}/deep?session_timeout_s=2"
         self._directory = tmp_path
+        self._server_process = zookeeper_server
 
     def new_registry(self) -> Registry:
         """Return one more client of the shared server."""
@@ -42,3 +44,10 @@ class TestZooKeeperContract(RegistryContract):
             owner.kill()
 
         return kill
+
+    def lose(self, registration: Registration) -> None:
+        """Expire its session."""
+        assert isinstance(registration, ZooKeeperRegistration)
+        key = registration._node.sessions[-1]._key
+        assert key
+        self._server_process.expire_session(key.id, key.password)

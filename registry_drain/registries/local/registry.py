@@ -5,6 +5,10 @@ thread renews it, so the fence has only a ``register`` under way to wait for. Re
 of every list at once, needs nobody's permission and cannot fail; the file that is left is unlinked afterwards, by us or
 by the next one who registers.
 
+Nothing here is ever lost: a locked file that lost its name was unlinked or renamed by somebody, and one whose name is
+another file's was taken over. We look when we are asked, since nothing would tell us; and nothing but ``rejoin`` lists
+the instance again.
+
 Options: ``poll_s`` (default 0.05), the seconds between two looks of a watch: the time in which callers notice a change.
 """
 
@@ -16,7 +20,7 @@ import os
 import socket
 import threading
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -28,9 +32,10 @@ from registry_drain.errors import (
     PermissionRefusedError,
     RegistryError,
     RegistryUnavailableError,
+    RemovedByOperatorError,
 )
 from registry_drain.instance import ServiceInstance
-from registry_drain.registries.abilities import HandoverRegistration
+from registry_drain.registries.abilities import HandoverRegistration, RejoinableRegistration, removal_line
 from registry_drain.registries.base import Registry, RegistryEntry, Removal, RemovalOutcome, Watch, WatchCallback
 from registry_drain.registries.local.directory import InstanceDirectory
 from registry_drain.registries.local.file import file_name
@@ -158,6 +163,8 @@ class LocalRegistration:
         self._incarnation = ""
         self._pid = 0
         self._is_listed = False
+        self._removed = ""
+        self._on_removed: Callable[[str], None] | None = None
         self._predecessor = ""  # the incarnation that we were told to take over from
         self._registering = 0
         self._fenced = threading.Event()
@@ -171,9 +178,9 @@ class LocalRegistration:
 
     @property
     def is_registered(self) -> bool:
-        """Whether our file was listed and its lock is still held."""
+        """Whether our file was listed, its lock is still held, and nobody has removed it."""
         held = self._held
-        return self._is_listed and held is not None and held.is_held
+        return self._is_listed and held is not None and held.is_held and not self.removed_by_operator
 
     def register(self, deadline: Deadline) -> None:
         """List the instance. Whoever had the id, dead or alive, is replaced: the newest process has it.
@@ -184,20 +191,29 @@ class LocalRegistration:
             PermissionRefusedError: the directory cannot be written to.
             ConfigurationError: it is no directory.
             LiveOwnerError: fenced.
+            RemovedByOperatorError: somebody removed the file.
         """
-        if self._is_a_parents:
-            raise LiveOwnerError(f"{self._instance} in {self._url} is this process' parent's: make a registration here")
-        with self._lock:
-            self._refuse_if_fenced()
+        with self._registering_one():
+            if removed := self.removed_by_operator:
+                raise RemovedByOperatorError(f"{self._instance} in {self._url}: it was {removed}")
             if self._is_listed:
                 return
-            self._registering += 1
-            self._idle.clear()
-        try:
             with self._directory.locked(deadline, self._fenced):
                 if not self._is_listed:  # another thread may have been first
                     self._directory.sweep()
                     self._list()
+
+    @contextlib.contextmanager
+    def _registering_one(self) -> Iterator[None]:
+        """Let the fence wait for what is done inside."""
+        if self._is_a_parents:
+            raise LiveOwnerError(f"{self._instance} in {self._url} is this process' parent's: make a registration here")
+        with self._lock:
+            self._refuse_if_fenced()
+            self._registering += 1
+            self._idle.clear()
+        try:
+            yield
         finally:
             with self._lock:
                 self._registering -= 1
@@ -223,6 +239,7 @@ class LocalRegistration:
             with self._lock:
                 self._refuse_if_fenced()
                 self._held, self._incarnation, self._pid = held, incarnation, os.getpid()
+                self._is_listed = False  # it has its public name in a moment
             self._directory.publish(self._name, incarnation)
         except BaseException:
             with self._lock:
@@ -231,7 +248,7 @@ class LocalRegistration:
             self._directory.discard(incarnation)
             raise
         with self._lock:
-            self._is_listed = not self._fenced.is_set()
+            self._is_listed, self._removed = not self._fenced.is_set(), ""
         is_expected = predecessor is not None and predecessor.entry.version == self._predecessor
         if predecessor is not None and predecessor.is_live and not is_expected:
             logger.warning(
@@ -241,6 +258,53 @@ class LocalRegistration:
                 self._url,
                 predecessor.entry.owner,
             )
+
+    # --- removed by an operator ---------------------------------------------------------------------------------------
+
+    @property
+    def removed_by_operator(self) -> str:
+        """See :class:`RejoinableRegistration`. Looks at the file; so does :attr:`is_registered`."""
+        if self._is_a_parents:
+            return self._removed
+        with self._lock:
+            if self._removed or not self._is_listed or self._held is None or not self._held.is_held:
+                return self._removed
+            # Under the lock, lest the descriptor be closed meanwhile. Two calls of the kernel, which never wait.
+            ours, path = os.fstat(self._held.fd), self._directory.path / self._name
+            try:
+                path.stat(follow_symlinks=False)
+            except OSError:
+                how = f"{path} is gone, whose lock this process holds"
+            else:
+                return ""
+            if ours.st_nlink:
+                how += "; the file has another name now"
+            line = self._removed = removal_line(self._clock.unix_time(), how)
+            call = self._on_removed
+        logger.warning("%s stays out of %s until it is told to rejoin: %s", self._instance, self._url, line)
+        if call is not None:
+            call(line)
+        return line
+
+    def on_removed(self, call: Callable[[str], None]) -> None:
+        """See :class:`RejoinableRegistration`: called in the thread that asks."""
+        with self._lock:
+            self._on_removed = call
+
+    def rejoin(self, deadline: Deadline) -> None:
+        """See :class:`RejoinableRegistration`."""
+        if not self.removed_by_operator:
+            self.register(deadline)
+            return
+        with self._registering_one(), self._directory.locked(deadline, self._fenced):
+            found = self._directory.read(self._name)
+            if found is not None and found.is_live is not False:
+                raise LiveOwnerError(f"{self._instance} in {self._url}: {found.entry.owner or 'a file'} has the id now")
+            with self._lock:
+                mine = self._held
+            self._list()
+            if mine is not None:
+                mine.release()
 
     def fence(self, deadline: Deadline) -> None:
         """Refuse to register from now on; a ``register`` that waits for the directory's lock is cancelled."""
@@ -252,6 +316,7 @@ class LocalRegistration:
         """Release the lock, read back, and unlink the file."""
         if self._is_a_parents:
             return self._removal(RemovalOutcome.NOT_REGISTERED, "it is this process' parent's, and was left alone")
+        removed = self.removed_by_operator
         self.fence(deadline)
         with self._lock:
             self._is_listed = False
@@ -266,6 +331,8 @@ class LocalRegistration:
                 with attempt:
                     attempts += 1
                     removal = self._proof(incarnation, attempts)
+                    if removed and removal.outcome is RemovalOutcome.CONFIRMED:
+                        removal = replace(removal, detail=removed)
         except PermissionRefusedError as error:
             return self._removal(RemovalOutcome.UNVERIFIABLE, f"the lock is released, but {error}", attempts)
         except RegistryUnavailableError as error:
@@ -279,7 +346,7 @@ class LocalRegistration:
         """See :meth:`HandoverRegistration.offer`: nothing is renewed here, so nothing can overwrite."""
         with self._lock:
             self._refuse_if_fenced()
-            return self._incarnation
+            return "" if self._removed else self._incarnation
 
     def adopt(self, offer: str) -> None:
         """See :meth:`HandoverRegistration.adopt`: its file is replaced by ours in one rename, as any file is."""
@@ -296,6 +363,8 @@ class LocalRegistration:
 
     def take_back(self, deadline: Deadline) -> None:
         """See :meth:`HandoverRegistration.take_back`: rename a new file of ours over theirs."""
+        if self._removed:
+            return
         with self._directory.locked(deadline, self._fenced):
             found = self._directory.read(self._name)
             if found is not None and found.entry.version == self._incarnation:
@@ -335,3 +404,4 @@ class LocalRegistration:
 _registry: type[Registry] = LocalRegistry
 _registration: type[HandoverRegistration] = LocalRegistration
 _watch: type[Watch] = LocalWatch
+_rejoinable: type[RejoinableRegistration] = LocalRegistration

@@ -9,7 +9,7 @@ from typing import ClassVar
 
 from registry_drain.clock import SYSTEM_CLOCK, Clock, Deadline
 from registry_drain.instance import ServiceInstance
-from registry_drain.registries.base import Registry
+from registry_drain.registries.base import Registration, Registry
 from registry_drain.testing.bench import RegistryBench
 
 
@@ -60,6 +60,14 @@ class RegistrySubject:
         Usually a subprocess and its SIGKILL. By default the promises about dead owners are skipped.
         """
         reason = f"{type(self).__name__} has no start_doomed_owner(): promises about dead owners are not tested"
+        raise unittest.SkipTest(reason)
+
+    def lose(self, registration: Registration) -> None:  # noqa: ARG002 -- a hook
+        """Let the registry lose what is registered, as a fault of its own would: expire the session, wipe the agent.
+
+        By default the promise about losses is skipped.
+        """
+        reason = f"{type(self).__name__} has no lose(): that losses are restored is not tested"
         raise unittest.SkipTest(reason)
 
     # What the promises use.
