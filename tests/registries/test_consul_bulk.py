@@ -1,4 +1,4 @@
-"""Removing many: in transactions or through agents, each entry for itself, and nothing half removed when interrupted."""
+"""Removing many: in transactions or through agents, each for itself, and nothing half removed when interrupted."""
 
 from __future__ import annotations
 
@@ -118,7 +118,10 @@ def test_one_that_changes_in_the_last_moment_is_told_apart(consul_agent: ConsulA
 
     with Liar(consul_agent, just_before) as front, Members() as members:
         registry = members.registry(f"consul://{front.address}")
-        results = {key.partition("/")[2]: kind(each) for key, each in remove_all(registry, registry.entries(unique, soon())).items()}
+        results = {
+            key.partition("/")[2]: kind(each)
+            for key, each in remove_all(registry, registry.entries(unique, soon())).items()
+        }
         assert transactions(front) == 2
     assert results.pop("g3") is LiveOwnerError
     assert results.pop("g5") is InstanceNotFoundError
@@ -131,7 +134,10 @@ def test_an_interruption_leaves_nothing_half_removed(consul_agent: ConsulAgent, 
     """Ctrl-C in the callback ends it at once; each instance is there with its twin, or gone with it; then the rest."""
     plant(consul_agent, unique, node, 600)
     for number in (0, 599):
-        twin = {"Kind": "connect-proxy", "Proxy": {"DestinationServiceName": unique, "DestinationServiceID": f"g{number}"}}
+        twin = {
+            "Kind": "connect-proxy",
+            "Proxy": {"DestinationServiceName": unique, "DestinationServiceID": f"g{number}"},
+        }
         put_ghost(consul_agent, f"{unique}-proxy", f"p{number}", node, **twin)
     told = []
 

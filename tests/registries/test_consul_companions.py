@@ -54,7 +54,12 @@ def plant(agent: ConsulAgent, service: str, node: str) -> None:
         agent.put("/v1/catalog/register", body)
 
 
-GOES = ("check app-1", "check service:app-1:2", "sidecar proxy app-1-sidecar-proxy", "management endpoint app-1-management")
+GOES = (
+    "check app-1",
+    "check service:app-1:2",
+    "sidecar proxy app-1-sidecar-proxy",
+    "management endpoint app-1-management",
+)
 
 
 def the(registry: ConsulRegistry, service: str, consul_id: str, node: str) -> RegistryEntry:

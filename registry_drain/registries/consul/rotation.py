@@ -21,7 +21,7 @@ from registry_drain.errors import (
 from registry_drain.registries.abilities import Rotation
 from registry_drain.registries.base import RegistryEntry
 from registry_drain.registries.consul.agents import Agents, Owner
-from registry_drain.registries.consul.catalog import Listed, require_sight
+from registry_drain.registries.consul.catalog import Listed
 from registry_drain.registries.consul.http import ConsulAddress, ConsulClient
 from registry_drain.registries.consul.look import Look
 from registry_drain.registries.consul.retry import persistently
@@ -75,7 +75,7 @@ class ConsulRotation:
         if changed or (listed is None and look.has_namesake(entry)):
             raise LiveOwnerError(f"{url}: {entry.locator} was registered anew since it was shown: look again")
         if listed is None:
-            require_sight(self._client, entry.service, deadline)
+            look.require_sight(entry.service, deadline)
             raise InstanceNotFoundError(f"{url}: {entry.locator} is not listed (any more)")
         return listed, look.is_ambiguous(listed, entry.service)
 

@@ -33,7 +33,6 @@ class Case:
         attempts: rounds that it took part in.
         sent: the last removal that was sent and may have been carried out; None before.
         companions: what goes with it.
-        seen_with: the token that has seen it in the current round; None if none has.
         result: what became of it; None while unsettled.
         is_told: whether the result was handed on.
     """
@@ -44,7 +43,6 @@ class Case:
     attempts: int = 0
     sent: Sent | None = None
     companions: tuple[Companion, ...] = ()
-    seen_with: str | None = None
     result: RemovalResult | None = None
     is_told: bool = False
 

@@ -15,7 +15,7 @@ from registry_drain.errors import (
 from registry_drain.registries.abilities import RemovalResult
 from registry_drain.registries.base import RegistryEntry, RemovalOutcome
 from registry_drain.registries.consul.agents import Agents
-from registry_drain.registries.consul.catalog import Listed, read_service, require_sight
+from registry_drain.registries.consul.catalog import Listed, read_service
 from registry_drain.registries.consul.http import ConsulAddress, ConsulClient
 from registry_drain.registries.consul.look import Look
 from registry_drain.registries.consul.removal.case import Case, Target
@@ -103,7 +103,6 @@ class ConsulRemovals:
             case.attempts += 1
             listed = self._judge(case, look, deadline)
             if listed is not None:
-                case.seen_with = look.token
                 targets.append(Target(case, listed, look.is_ambiguous(listed, case.entry.service)))
         if targets:
             known = self._companions({target.case.entry.service for target in targets}, deadline)
@@ -123,7 +122,6 @@ class ConsulRemovals:
         for case in cases:
             # What is listed as before stays unsettled.
             self._judge(case, look, deadline)
-            case.seen_with = None
 
     def _judge(self, case: Case, look: Look, deadline: Deadline) -> Listed | None:
         """Return what is to be removed; or settle the case, and return None."""
@@ -140,7 +138,11 @@ class ConsulRemovals:
         except RegistryUnavailableError:
             raise
         except RegistryDrainError as error:
-            case.fail(error)
+            if case.sent is not None and isinstance(error, PermissionRefusedError):
+                # It was seen, and removed; now the right to see is gone.
+                case.conclude(RemovalOutcome.UNVERIFIABLE, f"{case.sent.how}, and then: {error}")
+            else:
+                case.fail(error)
         return None
 
     def _check_owner(self, listed: Listed) -> None:
@@ -166,16 +168,10 @@ class ConsulRemovals:
         if look.has_namesake(case.entry):
             self._changed(case)
             return
+        # Also where it has been seen: it may be the right to see it that is gone.
+        look.require_sight(case.entry.service, deadline)
         if case.sent is None:
-            require_sight(self._client, case.entry.service, deadline)
             raise InstanceNotFoundError(f"{case.url}: {case.entry.locator} is not listed (any more)")
-        if case.seen_with != look.token:
-            # It was seen in an earlier round, or with another token: may this one see what is there?
-            try:
-                require_sight(self._client, case.entry.service, deadline)
-            except PermissionRefusedError as error:
-                case.conclude(RemovalOutcome.UNVERIFIABLE, f"{case.sent.how}, and then: {error}")
-                return
         left = self._left_of(case, deadline)
         gone = [each.what for each in case.companions if each.what not in left]
         also = f", and with it went {', '.join(gone)}" if gone else ""
