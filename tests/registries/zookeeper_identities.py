@@ -37,7 +37,7 @@ class Identities:
 
     def file(self, scheme: str, user: str, password: str = "") -> Path:
         """Return an auth_file."""
-        path = self.directory / f"{scheme}-{user}-{password or 'right'}"
+        path = self.directory / f"{scheme}-{user}-{'other' if password else 'right'}"
         path.write_text(f"{scheme}:{user}:{password or USERS[user]}\n", encoding="utf-8")
         return path
 

@@ -343,11 +343,14 @@ class ZooKeeperSession:
         if self._process_id != os.getpid():
             raise RegistryUnavailableError(f"{self._settings.url}: this session belongs to the process that forked us")
         if self._phase is SessionPhase.OVER:
-            hint = ": it hung up during SASL; is auth_file right?" if self._client.was_hung_up_on else ""
-            raise RegistryUnavailableError(f"{self._settings.url}: the session is over; it is being replaced{hint}")
+            message = f"{self._settings.url}: the session is over; it is being replaced{self._hint}"
+            raise RegistryUnavailableError(message)
+
+    @property
+    def _hint(self) -> str:
+        return ": ZooKeeper hung up during SASL; is auth_file right?" if self._client.was_hung_up_on else ""
 
     def _credentials_refused(self) -> PermissionRefusedError:
-        """Return what follows a refused authentication, unless the server just hung up: that may be its end, too."""
         return PermissionRefusedError(
             f"{self._settings.url}: ZooKeeper refused the credentials of {self._who()}: look at auth_file"
         )
@@ -377,6 +380,8 @@ class ZooKeeperSession:
         except KazooTimeoutError as error:
             raise RegistryTimeoutError(f"{self._settings.url}: ZooKeeper did not answer in time") from error
         except AuthFailedError as error:
+            if self._client.was_hung_up_on:
+                raise RegistryUnavailableError(f"{self._settings.url}: the connection broke{self._hint}") from error
             raise self._credentials_refused() from error
         except KazooException as error:
             if getattr(error, "code", 0) == _REQUIRES_AUTHENTICATION:

@@ -1,0 +1,390 @@
+"""Who may do what: SASL, digests and access lists on a real server, and what a refusal says.
+
+The least rights that docs/zookeeper-security.md names are tried here one by one: they suffice, and without any one of
+them the command is refused.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import socketserver
+import struct
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from registry_drain.cli.main import main
+from registry_drain.errors import (
+    ConfigurationError,
+    MissingExtraError,
+    PermissionRefusedError,
+    RegistryUnavailableError,
+)
+from registry_drain.instance import ServiceInstance
+from registry_drain.registries.base import RemovalOutcome
+from registry_drain.registries.url import open_registry
+from registry_drain.registries.zookeeper import ZooKeeperRegistry
+from tests.conftest import NewZooKeeper, _require
+from tests.registries.zookeeper_bench import INSTANCE, SERVICE, within
+from tests.registries.zookeeper_identities import ADMIN, USERS, GuardedStage, Identities, digest_acl
+from tests.support.processes import eventually
+from tests.support.tcp_proxy import TcpProxy
+from tests.support.zookeeper_process import ZooKeeperServer, find_zookeeper
+
+pytestmark = pytest.mark.zookeeper
+SCHEMES = ("digest", "sasl")
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ZooKeeperServer]:
+    """Give a server that knows digests, as every one does, and users of SASL."""
+    _require("ZooKeeper", find_zookeeper())
+    with ZooKeeperServer(tmp_path_factory.mktemp("zookeeper-sasl"), users=USERS) as server:
+        yield server
+
+
+@pytest.fixture
+def stage(server: ZooKeeperServer, unique: str) -> Iterator[GuardedStage]:
+    """Give a base path of the test's own."""
+    stage = GuardedStage(server, f"/{unique}")
+    yield stage
+    stage.close()
+
+
+@pytest.fixture
+def identities(tmp_path: Path) -> Identities:
+    """Give the files with credentials."""
+    return Identities(tmp_path)
+
+
+# --- credentials ------------------------------------------------------------------------------------------------------
+
+
+def test_a_wrong_sasl_password_is_refused_at_once(stage: GuardedStage, identities: Identities) -> None:
+    """Kazoo says that it is connected, and finds out later; nobody here waits for a time-out."""
+    registry = stage.registry(options=identities.option("sasl", "deployer", "wr0ng"))
+    began = time.monotonic()
+    for call in (
+        lambda: registry.entries(None, within(60.0)),
+        lambda: registry.watch(SERVICE, within(60.0)),
+        lambda: stage.registration(registry).register(within(60.0)),
+    ):
+        with pytest.raises(PermissionRefusedError, match="refused the credentials of sasl:deployer") as caught:
+            call()
+        assert "wr0ng" not in str(caught.value)
+    assert time.monotonic() - began < 60.0
+
+
+def test_a_wrong_digest_password_is_named_where_it_shows(stage: GuardedStage, identities: Identities) -> None:
+    """The server takes any digest: the first refusal says that our name is listed, with another password."""
+    stage.plant({"*": "cdrwa"}, {stage.base: b""})
+    registry = stage.registry(options=identities.option("digest", "deployer", "wr0ng"))
+    with stage.eyes() as client:  # a list that may be read, or else nothing can be told
+        acls, _ = client.get_acls(stage.base)
+        client.set_acls(stage.base, [*acls, *(_anyone("r"))])
+    with pytest.raises(PermissionRefusedError, match="takes CREATE") as caught:
+        stage.registration(registry).register(within())
+    assert "it knows digest:deployer, so is the password in auth_file the right one?" in str(caught.value)
+    assert "digest:admin:cdrwa" in str(caught.value)
+    assert "wr0ng" not in str(caught.value)
+
+
+def _anyone(letters: str) -> list[object]:
+    from kazoo.security import ACL, ANYONE_ID_UNSAFE
+
+    return [ACL(digest_acl("any", "body", letters).perms, ANYONE_ID_UNSAFE)]
+
+
+def test_a_server_that_requires_sasl_is_understood(new_zookeeper: NewZooKeeper, identities: Identities) -> None:
+    """Clients that prove nothing are told what is wanted of them, and the others are served."""
+    server = new_zookeeper(
+        users=USERS,
+        settings={"enforce.auth.enabled": "true", "enforce.auth.schemes": "sasl", "4lw.commands.whitelist": "*"},
+    )
+    stage = GuardedStage(server, "/guarded")
+    try:
+        for options in ("", identities.option("digest", "deployer")):
+            with pytest.raises(PermissionRefusedError, match="serves no client that has not proven who it is"):
+                stage.registry(options=options).entries(None, within(60.0))
+        assert list(stage.registry(options=identities.option("sasl", "deployer")).entries(None, within())) == []
+    finally:
+        stage.close()
+
+
+class _HangsUpDuringSasl(socketserver.BaseRequestHandler):
+    """Grants a session, and ends the connection when SASL begins, as a server does that is being stopped."""
+
+    def handle(self) -> None:
+        with contextlib.suppress(OSError):
+            self.request.recv(4096)
+            answer = struct.pack("!iiq", 0, 4000, 0x1234) + struct.pack("!i", 16) + bytes(16) + b"\0"
+            self.request.sendall(struct.pack("!i", len(answer)) + answer)
+            self.request.recv(4096)
+
+
+def test_a_server_that_ends_during_sasl_has_refused_nobody(identities: Identities) -> None:
+    """A restart must not look like a wrong password, after which a registration would rest; the message says both."""
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), _HangsUpDuringSasl) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
+        thread.start()
+        url = f"zookeeper://127.0.0.1:{server.server_address[1]}?auth_file={identities.file('sasl', 'deployer')}"
+        registry = open_registry(url)
+        try:
+            with pytest.raises(RegistryUnavailableError, match="hung up during SASL"):
+                registry.entries(None, within(2.0))
+        finally:
+            registry.close()
+            server.shutdown()
+            thread.join()
+
+
+def test_sasl_without_its_library_names_the_extra(identities: Identities, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before anything is connected."""
+    monkeypatch.setattr(importlib.util, "find_spec", lambda *_: None)
+    with pytest.raises(MissingExtraError, match=r"registry-drain\[zookeeper-sasl\]"):
+        open_registry(f"zookeeper://h?auth_file={identities.file('sasl', 'deployer')}")
+
+
+@pytest.mark.parametrize(
+    ("option", "content", "reason"),
+    [
+        ("acl=private", "", "must be one of: open, creator, public-read"),
+        ("acl=creator", "", "needs an auth_file or a cert_file"),
+        ("acl_file={file}", "auth::cdrwa", "needs an auth_file or a cert_file"),
+        ("acl_file={file}", "# nothing\n\n", "holds no line"),
+        ("acl_file={file}", "world:anyone", "line 1: not of the form"),
+        ("acl_file={file}", "world:anyone:rx", "letters of cdrwa"),
+        ("acl_file={file}", "world::r", "world needs an id"),
+        ("acl_file={file}", "digest:deployer:s3cr3t:cdrwa", "and not a password"),
+        ("acl_file=/nowhere/at-all", "", "No such file"),
+        ("acl=open&acl_file={file}", "world:anyone:r", "exclude each other"),
+        ("auth_file={file}", "digest:deployer", "one line digest:user:password"),
+        ("auth_file={file}", "sasl:deployer:", "one line sasl:user:password"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused(option: str, content: str, reason: str, tmp_path: Path) -> None:
+    """One line, before anything is connected, and without what might be a secret."""
+    file = tmp_path / "file"
+    file.write_text(content, encoding="utf-8")
+    with pytest.raises(ConfigurationError, match=reason) as caught:
+        open_registry(f"zookeeper://h/services?{option.format(file=file)}")
+    assert "\n" not in str(caught.value)
+    assert "s3cr3t" not in str(caught.value)
+
+
+# --- what we create ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize(("acl", "of_world"), [("creator", 0), ("public-read", 1)])
+def test_what_is_created_belongs_to_its_creator(
+    scheme: str, acl: str, of_world: int, stage: GuardedStage, identities: Identities
+) -> None:
+    """Instance and folder have the list; the base lets other services in, and nobody take anything away."""
+    registration = stage.registered(stage.registry(options=f"{identities.option(scheme, 'deployer')}&acl={acl}"))
+    expected = {f"{scheme}:deployer": 31} | ({"world:anyone": of_world} if of_world else {})
+    assert _acl_of(stage, scheme, stage.path) == expected
+    assert _acl_of(stage, scheme, f"{stage.base}/{SERVICE}") == expected
+    assert _acl_of(stage, scheme, stage.base) == {f"{scheme}:deployer": 31, "world:anyone": 4 + 1}
+    other = stage.registry(options=f"{identities.option(scheme, 'rival')}&acl={acl}")
+    stage.registered(other, ServiceInstance("another-service", "192.0.2.8", 80))
+    assert registration.on_shutdown(within()).outcome is RemovalOutcome.CONFIRMED
+
+
+def _acl_of(stage: GuardedStage, scheme: str, path: str) -> dict[str, int]:
+    """Return a node's list, read by its owner: nobody else may."""
+    from kazoo.client import KazooClient
+
+    sasl = {"mechanism": "DIGEST-MD5", "username": "deployer", "password": USERS["deployer"]}
+    client = KazooClient(
+        hosts=stage.server.hosts,
+        sasl_options=sasl if scheme == "sasl" else None,
+        auth_data=[("digest", f"deployer:{USERS['deployer']}")] if scheme == "digest" else None,
+    )
+    client.start(timeout=30)
+    try:
+        acls, _ = client.get_acls(path)
+    finally:
+        client.stop()
+        client.close()
+    return {f"{each.id.scheme}:{each.id.id.partition(':')[0]}": each.perms for each in acls}
+
+
+def test_a_list_from_a_file_is_given_as_it_stands(stage: GuardedStage, identities: Identities, tmp_path: Path) -> None:
+    """Everywhere, the base included."""
+    file = tmp_path / "acl"
+    admin = digest_acl(*ADMIN, "cdrwa").id.id
+    file.write_text(f"# who may what\ndigest:{admin}:cdrwa\nauth::cdrwa\nworld:anyone:r\n", encoding="utf-8")
+    options = f"{identities.option('sasl', 'deployer')}&acl_file={file}"
+    stage.registered(stage.registry(options=options))
+    for path in (stage.base, f"{stage.base}/{SERVICE}", stage.path):
+        assert stage.acl_of(path) == {"digest:admin": 31, "sasl:deployer": 31, "world:anyone": 1}
+
+
+def test_a_root_that_nobody_may_change_does_not_matter(new_zookeeper: NewZooKeeper, identities: Identities) -> None:
+    """ZooKeeper refuses to create what exists to whoever may not create it: that is no reason not to register."""
+    server = new_zookeeper()
+    stage = GuardedStage(server, "/services")
+    try:
+        stage.plant({"*": "c"}, {"/services": b""})
+        with stage.eyes() as client:
+            client.set_acls("/", [digest_acl(*ADMIN, "cdrwa")])
+        stage.registered(stage.registry(options=identities.option("digest", "deployer")))
+        rival = stage.registration(
+            stage.registry(options=identities.option("digest", "rival")), ServiceInstance("other", "h", 1)
+        )
+        with pytest.raises(PermissionRefusedError, match=r"creating /services/other takes CREATE .* of /services,"):
+            rival.register(within())
+        lost = GuardedStage(server, "/nowhere")
+        with pytest.raises(PermissionRefusedError, match=r"creating /nowhere takes CREATE .* of /,"):
+            lost.registration(lost.registry(options=identities.option("digest", "rival"))).register(within())
+        lost.close()
+    finally:
+        stage.close()
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_another_identity_cannot_remove_ours(
+    scheme: str, stage: GuardedStage, identities: Identities, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whoever is somebody else is refused with status 7, and the message says what is lacking, and of what."""
+    ours = f"{identities.option(scheme, 'deployer')}&acl=public-read"
+    stage.registered(stage.registry(options=ours))
+    arguments = ["--service", SERVICE, "--id", INSTANCE.id, "--force", "--timeout", "20"]
+    for options in ("", identities.option(scheme, "rival")):
+        url = f"{stage.server.url}{stage.base}?session_timeout_s=4{options}"
+        assert main(["deregister", url, *arguments]) == 7
+        error = capsys.readouterr().err
+        assert f"deleting {stage.path} takes DELETE in the access list of {stage.base}/{SERVICE}" in error
+        assert f"{scheme}:rival does not have" in error or "an anonymous client does not have" in error
+        assert (
+            f"it grants world:anyone:r, {scheme}:deployer:cdrwa" in error or f"{scheme}:deployer:cdrwa, world" in error
+        )
+    assert _acl_of(stage, scheme, stage.path)
+
+
+@pytest.mark.parametrize("command", ["deregister", "list"])
+def test_refused_credentials_are_status_7(
+    command: str, stage: GuardedStage, identities: Identities, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """And no time-out, and no empty list."""
+    url = f"{stage.server.url}{stage.base}?auth_file={identities.file('sasl', 'deployer', 'wr0ng')}"
+    which = ["--service", SERVICE, "--id", INSTANCE.id] if command == "deregister" else []
+    assert main([command, url, *which, "--timeout", "60"]) == 7
+    assert "refused the credentials of sasl:deployer" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_a_life_under_creator_lists(
+    scheme: str, stage: GuardedStage, identities: Identities, tcp_proxy: Callable[[str], TcpProxy]
+) -> None:
+    """Registering, watching, a take-over, expiry, a broken connection and removal: nothing is refused to its owner."""
+    options = f"{identities.option(scheme, 'deployer')}&acl=creator"
+    proxy = tcp_proxy(stage.server.hosts)
+    registry = stage.registry(hosts=proxy.address, options=options)
+    watch = registry.watch(SERVICE, within())
+    elder = stage.registered(registry)
+    eventually(lambda: [each.id for each in watch.instances] == [INSTANCE.id])
+    younger = stage.registered(stage.registry(options=options))
+    assert younger.is_registered
+    eventually(lambda: not elder.is_registered)
+    assert elder.on_shutdown(within()).outcome is RemovalOutcome.SUCCESSOR
+    stage.expire(younger)
+    eventually(lambda: younger.is_registered)
+    proxy.drop_connections()
+    second = stage.registered(registry, ServiceInstance(SERVICE, "192.0.2.9", 81, id="two"))
+    eventually(lambda: {each.id for each in watch.instances} == {INSTANCE.id, "two"})
+    assert younger.on_shutdown(within()).outcome is RemovalOutcome.CONFIRMED
+    assert second.on_shutdown(within()).outcome is RemovalOutcome.CONFIRMED
+    eventually(lambda: not watch.instances)
+
+
+# --- the least rights -------------------------------------------------------------------------------------------------
+
+BASE, FOLDER, NODE = "base", "folder", "node"
+
+
+def _list_all(registry: ZooKeeperRegistry, _stage: GuardedStage) -> None:
+    _whole(registry, None)
+
+
+def _list_one(registry: ZooKeeperRegistry, _stage: GuardedStage) -> None:
+    _whole(registry, SERVICE)
+
+
+def _whole(registry: ZooKeeperRegistry, service: str | None) -> None:
+    [entry] = registry.entries(service, within())
+    if entry.problem:
+        raise PermissionRefusedError(entry.problem)
+
+
+def _watch(registry: ZooKeeperRegistry, _stage: GuardedStage) -> None:
+    watch = registry.watch(SERVICE, within())
+    if not watch.instances:
+        raise PermissionRefusedError("it may not read the node, and leaves it out")
+
+
+def _remove_other(registry: ZooKeeperRegistry, stage: GuardedStage) -> None:
+    [entry] = registry.entries(SERVICE, within())
+    assert registry.remove(entry, within()).outcome is RemovalOutcome.CONFIRMED
+    with stage.eyes() as client:
+        assert client.exists(f"{stage.base}/{SERVICE}/old") is None
+
+
+def _register_and_leave(registry: ZooKeeperRegistry, stage: GuardedStage) -> None:
+    registration = stage.registered(registry)
+    assert registration.on_shutdown(within()).outcome is RemovalOutcome.CONFIRMED
+
+
+def _register_first(registry: ZooKeeperRegistry, stage: GuardedStage) -> None:
+    with stage.eyes() as client:
+        client.delete(f"{stage.base}/{SERVICE}", recursive=True)
+    _register_and_leave(registry, stage)
+
+
+def _take_over(registry: ZooKeeperRegistry, stage: GuardedStage) -> None:
+    """Meet a predecessor that another process of the same service wrote, and replace it."""
+    with stage.eyes() as client:
+        acls, _ = client.get_acls(f"{stage.base}/{SERVICE}/old")
+        client.create(stage.path, b"{}", acl=acls, ephemeral=True)
+        stage.registered(registry)
+        assert client.exists(stage.path).ephemeralOwner != client.client_id[0]
+
+
+LEAST_RIGHTS: dict[str, tuple[Callable[[ZooKeeperRegistry, GuardedStage], None], dict[str, str]]] = {
+    "list": (_list_all, {BASE: "r", FOLDER: "r", NODE: "r"}),
+    "list --service": (_list_one, {FOLDER: "r", NODE: "r"}),
+    "watch": (_watch, {FOLDER: "r", NODE: "r"}),
+    "deregister": (_remove_other, {FOLDER: "rd"}),
+    "register": (_register_and_leave, {FOLDER: "c"}),
+    "register the first of a service": (_register_first, {BASE: "c"}),
+    "take over": (_take_over, {FOLDER: "cd", NODE: "r"}),
+}
+CASES = [
+    (name, node, letter)
+    for name, (_, rights) in LEAST_RIGHTS.items()
+    for node, letters in [*rights.items(), ("", "-")]
+    for letter in letters
+]
+
+
+@pytest.mark.parametrize(("name", "node", "letter"), CASES)
+def test_the_least_rights_suffice_and_none_is_too_many(
+    name: str, node: str, letter: str, stage: GuardedStage, identities: Identities
+) -> None:
+    """With all of them the command works; without the one named it is refused."""
+    act, rights = LEAST_RIGHTS[name]
+    paths = {BASE: stage.base, FOLDER: f"{stage.base}/{SERVICE}", NODE: f"{stage.base}/{SERVICE}/old"}
+    given = {paths[key]: letters.replace(letter, "") if key == node else letters for key, letters in rights.items()}
+    data = b'{"id":"old","address":"192.0.2.1","port":80}'
+    stage.plant(given, {paths[BASE]: b"", paths[FOLDER]: b"", paths[NODE]: data})
+    registry = stage.registry(options=identities.option("digest", "deployer"))
+    if node:
+        with pytest.raises(PermissionRefusedError):
+            act(registry, stage)
+    else:
+        act(registry, stage)
