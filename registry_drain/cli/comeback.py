@@ -38,9 +38,11 @@ class Comeback:
 
 def who_brought_back(removed: RegistryEntry, returned: RegistryEntry, registry_url: str) -> Comeback:
     """Compare ``returned`` with what was removed."""
-    if returned.managed_by:
-        return _manager(returned)
     scheme = registry_url.partition(":")[0]
+    if returned.managed_by:
+        remedy = _consuls_remedy(returned) if scheme.startswith("consul") else ""
+        advice = remedy or _remedy(returned)
+        return Comeback(f"{returned.managed_by}, which registers again what it misses,", None, advice)
     if scheme == "zookeeper":
         return _session(removed, returned)
     if scheme.startswith("consul"):
@@ -59,16 +61,22 @@ def who_brought_back(removed: RegistryEntry, returned: RegistryEntry, registry_u
     )
 
 
-def _manager(returned: RegistryEntry) -> Comeback:
-    allocation = _ALLOCATION.search(returned.locator) or _ALLOCATION.search(returned.id)
+def _remedy(returned: RegistryEntry) -> str:
     if returned.managed_by == "Nomad":
-        which = allocation[1] if allocation else "ALLOCATION"
-        advice = f"stop its allocation (nomad alloc stop {which}), or its job"
-    elif returned.managed_by == "Kubernetes":
-        advice = "scale its workload down, delete its pod or its Kubernetes service: what syncs it would go on"
-    else:
-        advice = f"remove it in {returned.managed_by}"
-    return Comeback(f"{returned.managed_by}, which registers again what it misses,", None, advice)
+        allocation = _ALLOCATION.search(returned.locator) or _ALLOCATION.search(returned.id)
+        return f"stop its allocation (nomad alloc stop {allocation[1] if allocation else 'ALLOCATION'}), or its job"
+    if returned.managed_by == "Kubernetes":
+        return "scale its workload down, delete its pod or its Kubernetes service: what syncs it would go on"
+    return f"remove it in {returned.managed_by}"
+
+
+def _consuls_remedy(returned: RegistryEntry) -> str:
+    """Return what the entry's own metadata tells (a pod's name, say); empty if nothing more than its name."""
+    from registry_drain.registries.consul.managed import manager_of
+
+    manager = manager_of(returned.locator.partition("/")[2], returned.metadata, {})
+    is_known = manager is not None and manager.name == returned.managed_by and manager.name != "Nomad"
+    return manager.remedy if manager is not None and is_known else ""
 
 
 def _session(removed: RegistryEntry, returned: RegistryEntry) -> Comeback:

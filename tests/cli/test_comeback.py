@@ -63,6 +63,22 @@ GHOST = RegistryEntry(
         ),
         (GHOST, dataclasses.replace(GHOST, managed_by="Nomad"), "consul://h", None, "Nomad", "alloc stop ALLOCATION"),
         (GHOST, dataclasses.replace(GHOST, managed_by="Kubernetes"), "consul://h", None, "Kubernetes", "pod"),
+        (
+            GHOST,
+            dataclasses.replace(
+                GHOST,
+                managed_by="Kubernetes",
+                metadata={
+                    "managed-by": "consul-k8s-endpoints-controller",
+                    "pod-name": "web-0",
+                    "k8s-namespace": "shop",
+                },
+            ),
+            "consul://h",
+            None,
+            "Kubernetes",
+            "kubectl delete pod web-0 -n shop",
+        ),
         (GHOST, dataclasses.replace(GHOST, managed_by="acme"), "consul://h", None, "acme", "remove it in acme"),
         (GHOST, GHOST, "local:///d", True, "the same owner as before", "stop that owner"),
         (GHOST, dataclasses.replace(GHOST, owner="p2"), "local:///d", False, "p2 (before: web-7)", "stop that owner"),
