@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import pytest
 
@@ -134,7 +135,7 @@ def test_an_interruption_leaves_nothing_half_removed(consul_agent: ConsulAgent, 
     """Ctrl-C in the callback ends it at once; each instance is there with its twin, or gone with it; then the rest."""
     plant(consul_agent, unique, node, 600)
     for number in (0, 599):
-        twin = {
+        twin: dict[str, Any] = {
             "Kind": "connect-proxy",
             "Proxy": {"DestinationServiceName": unique, "DestinationServiceID": f"g{number}"},
         }

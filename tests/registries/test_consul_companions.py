@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -13,7 +14,7 @@ from tests.registries.consul_tools import Liar, Lie, Members, entry_of, put_ghos
 from tests.support.consul_process import ConsulAgent
 
 
-def proxy_of(service: str, consul_id: str) -> dict[str, object]:
+def proxy_of(service: str, consul_id: str) -> dict[str, Any]:
     """Return what makes a service the sidecar proxy of another one."""
     return {
         "Kind": "connect-proxy",

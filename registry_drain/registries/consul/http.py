@@ -51,6 +51,8 @@ _HEADERS = {"User-Agent": "registry-drain", "Accept": "application/json"}
 _UNKNOWN_ID = re.compile(r"^(Unknown (service|check)\b|CheckID .* does not have associated TTL)")
 _REFUSED = re.compile(r"Permission denied|ACL not found", re.IGNORECASE)
 _MAX_BODY_IN_MESSAGE = 200
+# X509_V_ERR_… of OpenSSL's x509_vfy.h: not yet valid, has expired; host name and IP address mismatch.
+_OUT_OF_DATE, _OTHER_HOST = frozenset({9, 10}), frozenset({62, 64})
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,9 +142,9 @@ class ConsulClient:
 
         Raises:
             RegistryTimeoutError, RegistryUnavailableError: retryable.
-            PermissionRefusedError: 401, 403.
+            PermissionRefusedError: 401, 403; or the agent refuses our certificate.
             RegistryDataError: the answer is not JSON.
-            RegistryError: another status.
+            RegistryError: another status; or the agent's certificate is not to be trusted.
         """
         path = "/v1/" + "/".join(urllib.parse.quote(segment, safe="") for segment in segments)
         if params:
@@ -195,6 +197,8 @@ class ConsulClient:
         except (requests.exceptions.Timeout, TimeoutError) as error:
             raise RegistryTimeoutError(f"{where}: no answer within {seconds:.1f} s") from error
         except (requests.exceptions.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
+            if (refusal := _tls_refusal(where, address, error)) is not None:
+                raise refusal from error
             if bounded.is_past:
                 raise RegistryTimeoutError(f"{where}: no whole answer within {seconds:.1f} s") from error
             raise RegistryUnavailableError(f"{where}: {_reason(error)}") from error
@@ -239,17 +243,47 @@ def _checked(where: str, status: int, text: str, accept: frozenset[int]) -> int:
     raise RegistryError(f"{where}: HTTP {status}: {line}")
 
 
-def _reason(error: Exception) -> str:
-    """Return the innermost reason in one line, without the library's wrapping."""
+def _tls_refusal(where: str, address: ConsulAddress, error: Exception) -> RegistryError | None:
+    """Return the error for certificates that one side refuses, which no retry can help; None if that is not it.
+
+    Who refuses whom makes the difference: what *we* do not trust is, as far as we are concerned, not there (status 3 of
+    the commands); an agent that does not take our certificate refuses our credentials (status 7).
+    """
+    cause = _innermost(error)
+    if isinstance(cause, ssl.SSLCertVerificationError):
+        said = cause.verify_message or str(cause)
+        if cause.verify_code in _OUT_OF_DATE:
+            advice = "renew the agent's certificate, or set the clock"
+        elif cause.verify_code in _OTHER_HOST:
+            advice = f"the agent's certificate is not for {address.host}: use a name or address that is in it"
+        else:
+            advice = "is ca_file the authority that has signed the agent's certificate?"
+        return RegistryError(f"{where}: the agent's certificate is not to be trusted: {said}: {advice}")
+    # An alert is what the other side says; these two are about the certificate that was, or was not, sent.
+    if isinstance(cause, ssl.SSLError) and re.search(r"ALERT_.*CERT|ALERT_UNKNOWN_CA", cause.reason or ""):
+        what = "the certificate in cert_file" if address.cert else "a client without a certificate"
+        advice = "who has signed it, and until when is it valid?" if address.cert else "give cert_file and key_file"
+        return PermissionRefusedError(f"{where}: TLS: the agent refuses {what} ({cause.reason}): {advice}")
+    return None
+
+
+def _innermost(error: Exception) -> BaseException:
+    """Return what the libraries have wrapped."""
     cause: BaseException = error
-    while True:
+    while not isinstance(cause, ssl.SSLError):
         # urllib3 keeps the reason in an attribute, requests as its argument, and urllib3 1 nowhere but in the context.
         context = cause.__context__ if isinstance(cause, urllib3.exceptions.HTTPError) else None
         candidates = (getattr(cause, "reason", None), next(iter(cause.args), None), cause.__cause__, context)
         inner = next((each for each in candidates if isinstance(each, BaseException)), None)
-        if inner is None or isinstance(cause, ssl.SSLError):
+        if inner is None:
             break
         cause = inner
+    return cause
+
+
+def _reason(error: Exception) -> str:
+    """Return the innermost reason in one line, without the library's wrapping."""
+    cause = _innermost(error)
     if isinstance(cause, ssl.SSLError):
         return f"TLS: {cause.reason or cause}: check ca_file, cert_file and the host name"
     if isinstance(cause, OSError) and cause.strerror:
