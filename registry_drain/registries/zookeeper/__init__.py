@@ -4,7 +4,9 @@
 - ``session``: bounds every call and ends sessions for certain, on ``client``: all that is known of kazoo's insides
 - ``credentials``, ``access_list``, ``tls``: who we are, what others may do; ``handler`` and ``refusal`` say why not
 - ``registration``: one's own instance; ``node`` is its node and says who may hold it
-- ``removal``: somebody else's; ``watch``: following a service; ``layouts``: how nodes are written
+- ``layouts``: how nodes are written; ``listing``: reading them, ``tree_walk``: in a whole tree; ``watch``: following
+- ``removal``: somebody else's node, ``bulk_removal``: many; ``rotation``: out of it and back, ``dubbo_rules``: Dubbo's
+- ``node_stat``: what a stat tells
 """
 
 from registry_drain.registries.zookeeper.registry import DEFAULT_BASE, ZooKeeperRegistry, open_zookeeper

@@ -8,19 +8,22 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from registry_drain.clock import SYSTEM_CLOCK, Clock, Deadline
 from registry_drain.errors import ConfigurationError, InstanceNotFoundError
 from registry_drain.instance import ServiceInstance
-from registry_drain.registries.abilities import BulkRegistry, RemovalResult
+from registry_drain.registries.abilities import BulkRegistry, RemovalResult, Rotation, RotationRegistry
 from registry_drain.registries.base import RegistryEntry, Removal, WatchCallback
 from registry_drain.registries.url import RegistryURL
 from registry_drain.registries.zookeeper.bulk_removal import BulkRemoval, refuse_strangers
+from registry_drain.registries.zookeeper.dubbo_rules import clear_after_removal, has_rules, show_rules
 from registry_drain.registries.zookeeper.layouts import AUTO, DEFAULT_LAYOUT, LAYOUTS, AutoLayout, NodeTree
 from registry_drain.registries.zookeeper.layouts.base import Layout, check_path, join
 from registry_drain.registries.zookeeper.listing import ListedFolders, list_services, parent_of
 from registry_drain.registries.zookeeper.registration import ZooKeeperRegistration
 from registry_drain.registries.zookeeper.removal import EntryRemoval
+from registry_drain.registries.zookeeper.rotation import EntryRotation
 from registry_drain.registries.zookeeper.settings import DEFAULT_PORT, SESSION_OPTIONS, SessionSettings
 from registry_drain.registries.zookeeper.shared import SharedSession
 from registry_drain.registries.zookeeper.tree_walk import walk
@@ -112,6 +115,7 @@ class ZooKeeperRegistry:
                 listing = walk(session, base, layout, self.url, service, deadline)
             else:
                 listing = list_services(session, self._tree, service, deadline)
+            listing.entries = show_rules(session, listing.entries, deadline)
         self._listed.note(listing, is_all=service is None)
         return sorted(listing.entries, key=lambda entry: (entry.service, entry.id))
 
@@ -128,9 +132,9 @@ class ZooKeeperRegistry:
             RegistryUnavailableError: before anything was sent.
             PermissionRefusedError: deleting needs the DELETE permission on the *folder*.
         """
-        if not entry.locator.startswith(join(self._tree.base, "")):
-            raise InstanceNotFoundError(f"{entry} at {entry.locator!r} was not listed by {self.url}")
-        return EntryRemoval(entry, self._settings, self._shared).run(deadline, force=force)
+        self._check_listed(entry)
+        removal = EntryRemoval(entry, self._settings, self._shared).run(deadline, force=force)
+        return self._with_rules_cleared(entry, removal, deadline)
 
     def remove_many(
         self,
@@ -145,8 +149,40 @@ class ZooKeeperRegistry:
         Raises:
             RegistryUnavailableError: nothing was sent for those without a result.
         """
+
+        def tell(entry: RegistryEntry, result: RemovalResult) -> None:
+            if isinstance(result, Removal):
+                result = self._with_rules_cleared(entry, result, deadline)
+            on_result(entry, result)
+
         ours = refuse_strangers(entries, self._tree.base, self.url, on_result)
-        BulkRemoval(self._settings, self._shared, self._listed, on_result, force=force).run(ours, deadline)
+        BulkRemoval(self._settings, self._shared, self._listed, tell, force=force).run(ours, deadline)
+
+    def _check_listed(self, entry: RegistryEntry) -> None:
+        if not entry.locator.startswith(join(self._tree.base, "")):
+            raise InstanceNotFoundError(f"{entry} at {entry.locator!r} was not listed by {self.url}")
+
+    def _with_rules_cleared(self, entry: RegistryEntry, removal: Removal, deadline: Deadline) -> Removal:
+        """Delete what would take the successor of an entry that is gone out of rotation; say so if that failed."""
+        if not removal.is_gone or not has_rules(entry):
+            return removal
+        with self._shared.borrow() as session:
+            note = clear_after_removal(session, entry, self._settings, deadline)
+        return replace(removal, detail=removal.detail + note)
+
+    def drain(self, entry: RegistryEntry, deadline: Deadline, *, reason: str = "") -> Rotation:
+        """Take ``entry`` out of rotation, where its layout has a state for that; see :class:`RotationRegistry`.
+
+        ``reason`` is kept in Dubbo's rule; the others have no place for it. What each layout has is in
+        docs/zookeeper.md.
+        """
+        self._check_listed(entry)
+        return EntryRotation(entry, self._settings, self._shared).turn(deadline, is_out=True, reason=reason)
+
+    def undrain(self, entry: RegistryEntry, deadline: Deadline) -> Rotation:
+        """Put ``entry`` back into rotation; see :meth:`drain`."""
+        self._check_listed(entry)
+        return EntryRotation(entry, self._settings, self._shared).turn(deadline, is_out=False)
 
     def watch(self, service: str, deadline: Deadline, on_change: WatchCallback | None = None) -> ZooKeeperWatch:
         """Follow the callable instances of ``service``, which need not exist yet; see the protocol.
@@ -193,5 +229,6 @@ class ZooKeeperRegistry:
         self._shared.close(Deadline.after(_CLOSE_TIMEOUT, self._clock))
 
 
-# A type checker compares it with the protocol here.
+# A type checker compares it with the protocols here.
 _bulk: type[BulkRegistry] = ZooKeeperRegistry
+_rotation: type[RotationRegistry] = ZooKeeperRegistry

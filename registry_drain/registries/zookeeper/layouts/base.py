@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from registry_drain.errors import ConfigurationError
 from registry_drain.instance import ServiceInstance
@@ -89,6 +89,34 @@ class Layout(Protocol):
 
         Stricter than :meth:`decode`, which is told that it is one: other systems' configuration, and chance, must not
         look like an instance, because an instance is something that may be removed. Never raises.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Switched:
+    """A node's data with its instance out of rotation, or in it.
+
+    Attributes:
+        data: the new data; everything that is not the switch is as it was.
+        how: the name of the switch.
+        detail: who does not look at it, if that is known.
+    """
+
+    data: bytes
+    how: str
+    detail: str = ""
+
+
+@runtime_checkable
+class SwitchableLayout(Layout, Protocol):
+    """A layout whose data have a switch that takes an instance out of rotation: it stays listed and is not called."""
+
+    def switched(self, node_name: str, data: bytes, *, is_out: bool) -> Switched:
+        """Return the data with the switch set; :meth:`decode` of it shows the health ``maintenance``, or none.
+
+        Raises:
+            RegistryDataError: the data are not in this layout, or of a system that has no such switch.
         """
         ...
 

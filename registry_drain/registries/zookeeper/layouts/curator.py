@@ -14,8 +14,10 @@ from __future__ import annotations
 import json
 from typing import ClassVar
 
+from registry_drain.errors import RegistryDataError
 from registry_drain.instance import ServiceInstance
-from registry_drain.registries.zookeeper.layouts.base import NodeContent, Recognition
+from registry_drain.registries.zookeeper.layouts.base import NodeContent, Recognition, Switched
+from registry_drain.registries.zookeeper.layouts.json_edit import with_member
 from registry_drain.registries.zookeeper.layouts.reading import (
     merged_endpoints,
     printable,
@@ -90,6 +92,24 @@ class CuratorLayout:
             endpoints=merged_endpoints((printable(address), port), _further_endpoints(document, address, metadata)),
         )
 
+    def switched(self, node_name: str, data: bytes, *, is_out: bool) -> Switched:
+        """Set Spring Cloud's ``instance_status`` or, in what is not Spring's, Curator's ``enabled``."""
+        del node_name
+        document = read_object(data)
+        if isinstance(document, str):
+            raise RegistryDataError(document)
+        switch = _switch_of(document, _payload(document.get("payload"))[0])
+        if switch == "instance_status":
+            status = "OUT_OF_SERVICE" if is_out else "UP"
+            return Switched(with_member(data, ("payload", "metadata", "instance_status"), status), switch)
+        if "enabled" not in document and not is_out:
+            return Switched(data, switch)
+        return Switched(
+            with_member(data, ("enabled",), not is_out),
+            switch,
+            "callers see it who ask isEnabled(); clients older than CURATOR-275 cannot read such a node",
+        )
+
     def recognises(self, node_name: str, data: bytes) -> Recognition:
         """By the fields that every version of Curator writes."""
         del node_name
@@ -99,6 +119,22 @@ class CuratorLayout:
         has_texts = all(isinstance(document.get(key), str) for key in ("name", "id", "address", "serviceType"))
         is_ours = has_texts and {"port", "payload", "registrationTimeUTC"} <= document.keys()
         return Recognition.SURE if is_ours else Recognition.NONE
+
+
+def _switch_of(document: dict[str, object], metadata: dict[str, str]) -> str:
+    """Return the name of the switch that the callers of an instance look at: Spring Cloud's, or Curator's.
+
+    Raises:
+        RegistryDataError: its system has none.
+    """
+    payload = document.get("payload")
+    payload_class = str(payload.get("@class", "")) if isinstance(payload, dict) else ""
+    if payload_class.startswith("org.apache.dubbo."):
+        raise RegistryDataError(
+            "it is of Dubbo, per application, whose consumers look at no state here: disable it in Dubbo's own rules"
+        )
+    is_spring = payload_class.startswith("org.springframework.cloud.") or "instance_status" in metadata
+    return "instance_status" if is_spring else "enabled"
 
 
 def _further_endpoints(document: dict[str, object], address: str, metadata: dict[str, str]) -> list[tuple[str, int]]:

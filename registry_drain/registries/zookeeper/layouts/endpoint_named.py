@@ -20,7 +20,7 @@ from typing import ClassVar
 from urllib.parse import parse_qsl, urlencode
 
 from registry_drain.instance import ServiceInstance, format_endpoint
-from registry_drain.registries.zookeeper.layouts.base import NodeContent, Recognition
+from registry_drain.registries.zookeeper.layouts.base import NodeContent, Recognition, Switched
 from registry_drain.registries.zookeeper.layouts.reading import is_sure_endpoint, printable, read_endpoint
 
 _LONGEST_DATA = 65_536
@@ -69,6 +69,18 @@ class RpcxLayout(_EndpointNamed):
             health="maintenance" if metadata.get("state") == "inactive" else "",
             problem="" if port else "its name is not NETWORK@HOST:PORT",
         )
+
+    def switched(self, node_name: str, data: bytes, *, is_out: bool) -> Switched:
+        """Set the parameter ``state``, as rpcx's own console does."""
+        del node_name
+        state = b"state=inactive" if is_out else b"state=active"
+        parameters = data.split(b"&") if data else []
+        if not is_out and not any(each.startswith(b"state=") for each in parameters):
+            return Switched(data, "state")
+        if not any(each.startswith(b"state=") for each in parameters):
+            parameters.append(state)
+        parameters = [state if each.startswith(b"state=") else each for each in parameters]
+        return Switched(b"&".join(parameters), "state")
 
     def recognises(self, node_name: str, data: bytes) -> Recognition:
         """By a network that rpcx knows before the endpoint, and a query string."""

@@ -11,7 +11,8 @@ import json
 from typing import ClassVar
 
 from registry_drain.instance import ServiceInstance, format_endpoint
-from registry_drain.registries.zookeeper.layouts.base import NodeContent, Recognition
+from registry_drain.registries.zookeeper.layouts.base import NodeContent, Recognition, Switched
+from registry_drain.registries.zookeeper.layouts.json_edit import with_member
 from registry_drain.registries.zookeeper.layouts.reading import (
     merged_endpoints,
     printable,
@@ -79,6 +80,11 @@ class ServerSetLayout:
             problem="" if address and port else "no serviceEndpoint with host and port",
             endpoints=merged_endpoints((address, port), endpoints),
         )
+
+    def switched(self, node_name: str, data: bytes, *, is_out: bool) -> Switched:
+        """Set the member's status."""
+        del node_name
+        return Switched(with_member(data, ("status",), "DEAD" if is_out else "ALIVE"), "status")
 
     def recognises(self, node_name: str, data: bytes) -> Recognition:
         """By its main endpoint, beside which there are others or a status."""

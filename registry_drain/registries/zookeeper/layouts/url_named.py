@@ -9,6 +9,7 @@ instance is told by endpoint, group and version, so that is what we call it: ``g
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from typing import ClassVar
 from urllib.parse import parse_qsl, quote_plus, unquote_plus, urlencode
 
@@ -27,6 +28,30 @@ _NO_INSTANCES = frozenset(
     {"consumer", "override", "absent", "route", "routers", "condition", "script", "tag", "empty", "admin", "provider"}
 )
 _SOFA_PARAMETERS = frozenset({"rpcVer", "startTime", "uniqueId"})
+
+
+@dataclass(frozen=True, slots=True)
+class Provider:
+    """Whom a node's name tells of, as far as Dubbo tells providers apart."""
+
+    address: str
+    port: int
+    interface: str
+    group: str
+    version: str
+
+
+def read_provider(node_name: str) -> Provider | None:
+    """Return whom a name tells of, or None if it is no URL with host and port."""
+    url = _URL.fullmatch(unquote_plus(node_name))
+    if url is None:
+        return None
+    address, port = read_endpoint(url["endpoint"])
+    parameters = dict(parse_qsl(url["query"] or ""))
+    interface = (url["path"] or "").strip("/") or parameters.get("interface", "")
+    if not port:
+        return None
+    return Provider(address, port, interface, parameters.get("group", ""), parameters.get("version", ""))
 
 
 class UrlNamedLayout:
