@@ -9,6 +9,7 @@ import re
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from registry_drain.clock import SYSTEM_CLOCK, Clock, Deadline
 from registry_drain.errors import ConfigurationError, PermissionRefusedError, RegistryDrainError
@@ -30,13 +31,14 @@ from registry_drain.registries.consul.catalog import (
 )
 from registry_drain.registries.consul.http import ConsulAddress, ConsulClient
 from registry_drain.registries.consul.own import Lifetimes
-from registry_drain.registries.consul.registration import ConsulRegistration
 from registry_drain.registries.consul.removal import ConsulRemovals
 from registry_drain.registries.consul.retry import persistently
-from registry_drain.registries.consul.rotation import ConsulRotation
 from registry_drain.registries.consul.token import TokenSource
-from registry_drain.registries.consul.watch import ConsulWatch
 from registry_drain.registries.url import RegistryURL, seconds
+
+if TYPE_CHECKING:
+    from registry_drain.registries.consul.rotation import ConsulRotation
+    from registry_drain.registries.consul.watch import ConsulWatch
 
 OPTIONS = frozenset(
     {
@@ -121,6 +123,9 @@ class ConsulRegistry:
             ConfigurationError: metadata that Consul would refuse.
         """
         _check_metadata(instance)
+        # Here, as below: a command that only removes something is done before this would be loaded.
+        from registry_drain.registries.consul.registration import ConsulRegistration
+
         return ConsulRegistration(self._address, instance, self._lifetimes, self._clock)
 
     def entries(self, service: str | None, deadline: Deadline) -> list[RegistryEntry]:
@@ -211,11 +216,16 @@ class ConsulRegistry:
             RegistryDataError: there is no agent that could keep the state.
             RegistryUnavailableError, PermissionRefusedError, ConfigurationError: as for :meth:`remove`.
         """
-        return ConsulRotation(self._client, entry, self._agent).switch(deadline, out=True, reason=reason)
+        return self._rotation(entry).switch(deadline, out=True, reason=reason)
 
     def undrain(self, entry: RegistryEntry, deadline: Deadline) -> Rotation:
         """End the maintenance mode of ``entry``; see :meth:`drain`."""
-        return ConsulRotation(self._client, entry, self._agent).switch(deadline, out=False)
+        return self._rotation(entry).switch(deadline, out=False)
+
+    def _rotation(self, entry: RegistryEntry) -> ConsulRotation:
+        from registry_drain.registries.consul.rotation import ConsulRotation
+
+        return ConsulRotation(self._client, entry, self._agent)
 
     def watch(self, service: str, deadline: Deadline, on_change: WatchCallback | None = None) -> Watch:
         """Follow the passing instances by blocking queries; see :class:`ConsulWatch`.
@@ -224,6 +234,8 @@ class ConsulRegistry:
             RegistryUnavailableError: no first list by the deadline.
             PermissionRefusedError: the token could not have seen an instance.
         """
+        from registry_drain.registries.consul.watch import ConsulWatch
+
         check_name("service name", service)
         watch = ConsulWatch(ConsulClient(self._address), service, self._clock, on_change, self._forget)
         with self._lock:
