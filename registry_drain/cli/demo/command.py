@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 
 from registry_drain.cli.arguments import CommandParser, count_from, positive_seconds
 from registry_drain.cli.invocation import Document, Verdict, invoke
+from registry_drain.cli.options import add_output
 from registry_drain.cli.output import Output
 
 _EPILOG = """\
@@ -43,7 +44,7 @@ def _parser(program: str) -> CommandParser:
     how_long.add_argument(
         "--seconds", type=positive_seconds, metavar="S", help="restart for so long on each side, instead of counting"
     )
-    parser.add_argument("--json", action="store_true", help="write one JSON object, whatever happens")
+    add_output(parser)
     parser.add_debug()
     return parser
 

@@ -14,7 +14,7 @@ Show = Callable[[int, int, int], None]
 @contextlib.contextmanager
 def progress(title: str, total: int | None, output: Output) -> Iterator[Show]:
     """Give the function that shows how far one side, called ``title``, has come."""
-    bar = _rich_bar(title, total) if output.is_terminal and not output.is_json else None
+    bar = _rich_bar(title, total) if output.is_terminal and not (output.is_json or output.is_quiet) else None
     if bar is not None:
         with bar as show:
             yield show
