@@ -25,6 +25,7 @@ from functools import partial
 from registry_drain.clock import SYSTEM_CLOCK, Clock
 from registry_drain.errors import ConfigurationError
 from registry_drain.handover.settings import Handover
+from registry_drain.persistent_registration import REGISTER_TIMEOUT
 from registry_drain.servers.base import DrainableServer
 from registry_drain.servers.current_request import serving
 from registry_drain.service import OnRegistrationFailure, RegistryLike, Service
@@ -66,6 +67,7 @@ class AsyncService:
         sinks: Iterable[EventSink] = (log_event,),
         clock: Clock = SYSTEM_CLOCK,
         handover: Handover | None = None,
+        soft_drain: float = 0.0,
     ) -> None:
         """Check everything that can be checked; nothing is started."""
         self._server = server
@@ -84,6 +86,7 @@ class AsyncService:
             sinks=sinks,
             clock=clock,
             handover=handover,
+            soft_drain=soft_drain,
         )
         self._hands_over = handover is not None
         self._handles_signals = handle_signals
@@ -135,6 +138,13 @@ class AsyncService:
     def request_hand_over(self, reason: str = "request_hand_over() was called") -> None:
         """Begin a restart by hand-over and return at once; see :meth:`Service.request_hand_over`."""
         self._service.request_hand_over(reason)
+
+    async def rejoin(self, timeout: float = REGISTER_TIMEOUT) -> tuple[str, ...]:
+        """Register again wherever an operator has removed this instance; see :meth:`Service.rejoin`. In any loop.
+
+        Cancelling it does not take back what was sent.
+        """
+        return await asyncio.get_running_loop().run_in_executor(None, self._service.rejoin, timeout)
 
     def hurry(self, reason: str) -> None:
         """Skip every wait of the stop, and return at once; see :meth:`StopRoutine.hurry`."""
@@ -246,6 +256,7 @@ async def serve_async(
     sinks: Iterable[EventSink] = (log_event,),
     clock: Clock = SYSTEM_CLOCK,
     handover: Handover | None = None,
+    soft_drain: float = 0.0,
 ) -> ShutdownReport:
     """Start ``server``, register it, serve until a signal or a cancellation stops it, and return what happened.
 
@@ -282,6 +293,7 @@ async def serve_async(
         sinks=sinks,
         clock=clock,
         handover=handover,
+        soft_drain=soft_drain,
     ).run()
 
 

@@ -3,8 +3,8 @@
 Theory of operation: one thread tries, pauses (longer each time, with jitter) and tries again. The fence of the stop
 cancels both, and waits for the thread; from then on nothing registers.
 
-It also passes a hand-over on to the backend, where that knows how. While an offer is open the fence waits: only whoever
-made the offer knows whose the entry is.
+It also passes on what a backend may know how to do: a hand-over, leaving the rotation, rejoining after an operator's
+removal. While an offer is open the fence waits: only whoever made the offer knows whose the entry is.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ import threading
 from collections.abc import Callable
 
 from registry_drain.clock import Clock, Deadline
-from registry_drain.errors import RegistryError
+from registry_drain.errors import LiveOwnerError, RegistryError
 from registry_drain.instance import ServiceInstance
-from registry_drain.registries.abilities import HandoverRegistration
+from registry_drain.registries.abilities import HandoverRegistration, RejoinableRegistration, RotationRegistration
 from registry_drain.registries.base import Registration, Removal
 from registry_drain.shutdown.events import logger
 
@@ -51,6 +51,11 @@ class PersistentRegistration:
         return f"{self._registry_url} {self.instance.service} {self.instance.id}"
 
     @property
+    def registry_url(self) -> str:
+        """Where it is, or will be, registered."""
+        return self._registry_url
+
+    @property
     def instance(self) -> ServiceInstance:
         """What is, or will be, registered."""
         return self._registration.instance
@@ -78,6 +83,51 @@ class PersistentRegistration:
         for attempt in retrying(deadline, cancelled=self._cancelled):
             with attempt:
                 self._registration.register(deadline)
+
+    # --- removed by an operator ---------------------------------------------------------------------------------------
+
+    @property
+    def removed_by_operator(self) -> str:
+        """See :class:`RejoinableRegistration`; empty if the backend cannot tell."""
+        if isinstance(self._registration, RejoinableRegistration):
+            return self._registration.removed_by_operator
+        return ""
+
+    def on_removed(self, call: Callable[[str], None]) -> None:
+        """See :meth:`RejoinableRegistration.on_removed`; before :meth:`start`."""
+        if isinstance(self._registration, RejoinableRegistration):
+            self._registration.on_removed(call)
+
+    def rejoin(self, deadline: Deadline) -> bool:
+        """Register again if an operator removed it, with retries until ``deadline``; return whether one had.
+
+        Raises:
+            LiveOwnerError: the stop has begun, or a successor has the id.
+            RegistryError: the last failure; it stays removed.
+        """
+        if not isinstance(self._registration, RejoinableRegistration) or not self._registration.removed_by_operator:
+            return False
+        from registry_drain.registries.retry import retrying
+
+        for attempt in retrying(deadline, cancelled=self._cancelled):
+            with attempt:
+                if self._cancelled.is_set():
+                    raise LiveOwnerError(f"{self.instance} is being stopped, and does not rejoin {self._registry_url}")
+                self._registration.rejoin(deadline)
+        return True
+
+    # --- leaving ------------------------------------------------------------------------------------------------------
+
+    @property
+    def can_leave_rotation(self) -> bool:
+        """Whether the entry is ours, listed, and in a registry that has a state for instances out of rotation."""
+        is_ours = self._is_settled.is_set() and not self._is_handed_over and not self.is_adopted
+        return isinstance(self._registration, RotationRegistration) and is_ours and self.is_registered
+
+    def leave_rotation(self, deadline: Deadline) -> None:
+        """See :meth:`RotationRegistration.leave_rotation`; only if :attr:`can_leave_rotation`."""
+        if isinstance(self._registration, RotationRegistration):
+            self._registration.leave_rotation(deadline)
 
     def fence(self, deadline: Deadline) -> None:
         """Stop trying, cancel an attempt under way, and join the thread. See :meth:`Registration.fence`.

@@ -11,10 +11,11 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Literal
 
 from registry_drain.clock import SYSTEM_CLOCK, Clock, Deadline
-from registry_drain.errors import ConfigurationError, RegistryDrainError
+from registry_drain.errors import ConfigurationError, RegistryDrainError, RegistryError
 from registry_drain.handover import supervisor
 from registry_drain.handover.course import HandoverCourse
 from registry_drain.handover.predecessor import Predecessor
@@ -29,7 +30,7 @@ from registry_drain.servers.current_request import serving
 from registry_drain.servers.listener.activation import process_sockets
 from registry_drain.shutdown.bounded import BoundedCall
 from registry_drain.shutdown.budget import StopBudget
-from registry_drain.shutdown.events import EventSink, log_event, logger
+from registry_drain.shutdown.events import EventSink, RemovedByOperator, log_event, logger
 from registry_drain.shutdown.observers import ShutdownNotifier, ShutdownObserver
 from registry_drain.shutdown.report import ShutdownReport
 from registry_drain.shutdown.routine import StopRoutine
@@ -69,6 +70,7 @@ class Service:
         sinks: Iterable[EventSink] = (log_event,),
         clock: Clock = SYSTEM_CLOCK,
         handover: Handover | None = None,
+        soft_drain: float = 0.0,
     ) -> None:
         """Check everything that can be checked; nothing is started."""
         listed = [registry] if isinstance(registry, str) or not isinstance(registry, Sequence) else list(registry)
@@ -91,7 +93,13 @@ class Service:
         for observer in observers:
             self.notifier.add(observer)
         self.routine = StopRoutine(
-            server, budget=budget, notifier=self.notifier, clock=clock, sinks=sinks, watchdog=self._watchdog
+            server,
+            budget=budget,
+            notifier=self.notifier,
+            clock=clock,
+            sinks=sinks,
+            watchdog=self._watchdog,
+            soft_drain=soft_drain,
         )
         self._signals = StopSignals(self.routine) if handle_signals else None
         self._predecessor = Predecessor.from_environment(clock)
@@ -127,12 +135,41 @@ class Service:
 
     @property
     def is_ready(self) -> bool:
-        """What a readiness check should answer: listening, in every registry, and not stopping."""
+        """What a readiness check should answer: listening, in every registry, and not stopping.
+
+        An operator's removal changes nothing about it: the process serves whoever still calls, and whoever watches its
+        readiness must not restart, and so register again, what somebody took out.
+        """
         return (
             self._started.is_set()
             and not self.routine.is_stopping
-            and all(registration.is_registered for registration in self._registrations)
+            and all(each.is_registered or each.removed_by_operator for each in self._registrations)
         )
+
+    def rejoin(self, timeout: float = REGISTER_TIMEOUT) -> tuple[str, ...]:
+        """Register again wherever an operator has removed this instance; return the URLs of those registries.
+
+        None is no error. What is not removed is left as it is. From any thread but an event loop's, since it blocks,
+        at most for ``timeout`` seconds; not for signal handlers.
+
+        Raises:
+            LiveOwnerError: the stop has begun, or a successor has the id.
+            RegistryError: of the first registry that could not be rejoined; the others were tried, too.
+        """
+        deadline = Deadline.after(timeout, self._clock)
+        rejoined: list[str] = []
+        errors: list[RegistryError] = []
+        for registration in self._registrations:
+            try:
+                if registration.rejoin(deadline):
+                    rejoined.append(registration.registry_url)
+            except RegistryError as error:  # noqa: PERF203 - the others are tried, too
+                errors.append(error)
+        for url in rejoined:
+            logger.info("%s: told to rejoin, and registered at %s", self._service, url)
+        if errors:
+            raise errors[0]
+        return tuple(rejoined)
 
     @property
     def is_stopping(self) -> bool:
@@ -270,10 +307,14 @@ class Service:
         )
         for registry in self._registries:
             registration = PersistentRegistration(registry.registration(instance), registry.url, self._clock)
+            registration.on_removed(partial(self._tell_removed, str(instance), registry.url))
             if registration.key in offers and self._predecessor is not None:
                 registration.adopt(offers[registration.key], before_leaving=self._predecessor.leave)
             self.notifier.add_first(registration)
             self._registrations.append(registration)
+
+    def _tell_removed(self, subject: str, url: str, how: str) -> None:
+        self.routine.tell(RemovedByOperator(subject, url, how))
 
     def _say_ready(self) -> None:
         # A registry that is down must not make systemd kill a service that serves: ready it is, and the status says so.
@@ -329,6 +370,7 @@ def serve(
     sinks: Iterable[EventSink] = (log_event,),
     clock: Clock = SYSTEM_CLOCK,
     handover: Handover | None = None,
+    soft_drain: float = 0.0,
 ) -> ShutdownReport:
     """Start ``server``, register it, serve until a signal stops it, and return what happened. Blocks.
 
@@ -355,6 +397,9 @@ def serve(
         handover: SIGHUP then restarts by hand-over: a new process takes the sockets of
             :func:`~registry_drain.servers.listener.activation.listening_socket` and the registrations, and this one
             stops. None: SIGHUP is left alone.
+        soft_drain: seconds for which the stop lets the instance stay listed, out of rotation, before it removes it,
+            where the registry has such a state (Consul's maintenance mode; ZooKeeper's layouts that have one). Part of
+            the budget's ``deregister``, at most half of it. 0: it is removed at once.
 
     Raises:
         ConfigurationError: something given cannot work, or (with signals) this is not the main thread.
@@ -377,4 +422,5 @@ def serve(
         sinks=sinks,
         clock=clock,
         handover=handover,
+        soft_drain=soft_drain,
     ).run()

@@ -41,6 +41,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "async_service": FACTS
     | {
         "handover",
+        "persistent_registration",
         "service",
         "shutdown",
         "registries.base",

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from registry_drain.phases import Outcome, Phase
 from registry_drain.registries.base import Removal
 from registry_drain.servers.in_flight import InFlightRequest
-from registry_drain.shutdown.observers import ObserverResult
+from registry_drain.shutdown.observers import ObserverResult, SoftDrainResult
 
 logger = logging.getLogger("registry_drain")
 """The package's one logger. It is never configured here."""
@@ -173,11 +173,48 @@ class HandedOver:
         return f"handed over to pid {self.pid}"
 
 
+@dataclass(frozen=True, slots=True)
+class RemovedByOperator:
+    """Somebody removed our instance from ``registry`` on purpose while we serve: it stays out. ``how`` that is known.
+
+    The process serves whoever still calls, until it is told to rejoin, or stopped. No warning: the registry's own log
+    line is one already.
+    """
+
+    subject: str
+    registry: str
+    how: str
+    is_warning = False
+
+    def __str__(self) -> str:
+        return f"{self.subject} at {self.registry}: {self.how}; serving on without it, until rejoin() or a restart"
+
+
+@dataclass(frozen=True, slots=True)
+class LeftRotation:
+    """A soft drain: the instance was taken out of rotation, well or not; its removal follows either way."""
+
+    result: SoftDrainResult
+
+    @property
+    def is_warning(self) -> bool:
+        """Whether callers were not told."""
+        return not self.result.outcome.is_fine
+
+    def __str__(self) -> str:
+        result = self.result
+        return (
+            f"soft drain of {result.subject}: {result.outcome.value} after {result.elapsed:.3f} s{_tail(result.detail)}"
+        )
+
+
 Event = (
     StopRequested
     | StopHurried
     | PhaseStarted
     | PhaseEnded
+    | RemovedByOperator
+    | LeftRotation
     | InstanceRemoved
     | RequestsCutOff
     | ObserverTold

@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from dataclasses import dataclass, replace
 from enum import Enum
 from functools import partial
-from typing import TYPE_CHECKING, Protocol, cast
+from typing import TYPE_CHECKING, Protocol, cast, runtime_checkable
 
 from registry_drain.clock import Deadline
 from registry_drain.errors import ConfigurationError
@@ -50,6 +50,20 @@ class FirstObserver(Protocol):
         ...
 
 
+@runtime_checkable
+class RotatingObserver(FirstObserver, Protocol):
+    """One that can take the instance out of rotation before it removes it."""
+
+    @property
+    def can_leave_rotation(self) -> bool:
+        """Whether there is anything to leave, now."""
+        ...
+
+    def leave_rotation(self, deadline: Deadline) -> None:
+        """Let callers leave it out, while it stays listed. May raise: the removal follows all the same."""
+        ...
+
+
 class TimeLimitError(Exception):
     """A coroutine was cancelled at its time limit. The message says where it was."""
 
@@ -77,6 +91,23 @@ class ObserverResult:
 
     name: str
     when: When
+    outcome: Outcome
+    elapsed: float
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class SoftDrainResult:
+    """What became of taking one instance out of rotation, before its removal.
+
+    Attributes:
+        subject: the instance.
+        outcome: FAILED and TIMED_OUT cost nothing but the notice: the removal follows.
+        elapsed: seconds.
+        detail: what went wrong.
+    """
+
+    subject: str
     outcome: Outcome
     elapsed: float
     detail: str = ""
@@ -164,6 +195,19 @@ class ShutdownNotifier:
             if self._is_closed:
                 raise ConfigurationError(f"registration {name}: too late, the stop has begun")
             self._first.append((name, observer))
+
+    def begin_soft_drain(self, deadline: Deadline, on_end: Callable[[], None]) -> list[BoundedCall[object]]:
+        """Let every first observer that can leave the rotation do so, all at once.
+
+        Those can that have ``leave_rotation(deadline)`` and ``can_leave_rotation``, and the latter is true.
+        """
+        with self._lock:
+            first = list(self._first)
+        return [
+            BoundedCall(name, partial(observer.leave_rotation, deadline.with_headroom()), deadline, on_end=on_end)
+            for name, observer in first
+            if isinstance(observer, RotatingObserver) and observer.can_leave_rotation
+        ]
 
     def begin_first(self, deadline: Deadline, on_end: Callable[[], None]) -> list[BoundedCall[Removal]]:
         """Let every first observer fence, remove and prove, all at once; ``on_end`` is called as each ends."""

@@ -11,7 +11,7 @@ from enum import Enum
 
 from registry_drain.phases import Outcome, Phase
 from registry_drain.registries.base import Removal
-from registry_drain.shutdown.observers import ObserverResult
+from registry_drain.shutdown.observers import ObserverResult, SoftDrainResult
 
 EXIT_CLEAN = 0
 EXIT_INCOMPLETE = 1
@@ -70,6 +70,8 @@ class ShutdownReport:
         cut_off: what was not finished.
         observers: what became of telling each.
         handed_over_to: the process that listens and is registered in our place, if a hand-over caused the stop.
+        soft_drains: what became of taking instances out of rotation first, where that was asked for. Failures here lose
+            nothing: the removal follows.
     """
 
     reason: str
@@ -84,6 +86,7 @@ class ShutdownReport:
     cut_off: tuple[CutOffRequest, ...] = ()
     observers: tuple[ObserverResult, ...] = ()
     handed_over_to: int | None = None
+    soft_drains: tuple[SoftDrainResult, ...] = ()
 
     @property
     def is_complete(self) -> bool:
@@ -121,6 +124,9 @@ class ShutdownReport:
             lines.append(
                 f"  {name:<13} {phase.actual:7.3f} s of {phase.planned:6.3f} s  {_note(outcome, phase.detail)}"
             )
+        for drain in self.soft_drains:
+            note = _note(drain.outcome.value, drain.detail)
+            lines.append(f"  soft drain    {drain.subject}: {note} after {drain.elapsed:.3f} s")
         for removal in self.removals:
             note = _note(removal.outcome.value, removal.detail)
             lines.append(f"  registry      {removal.subject} at {removal.registry or 'unknown'}: {note}")

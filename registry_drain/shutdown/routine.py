@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable
 from typing import TypeVar
 
 from registry_drain.clock import SYSTEM_CLOCK, Clock, Deadline
+from registry_drain.errors import ConfigurationError
 from registry_drain.phases import STOP_ORDER, Outcome, Phase
 from registry_drain.registries.base import Removal, RemovalOutcome
 from registry_drain.servers.base import DrainableServer
@@ -23,7 +24,7 @@ from registry_drain.servers.in_flight import InFlightRequest
 from registry_drain.shutdown import events
 from registry_drain.shutdown.bounded import BoundedCall, StopThread
 from registry_drain.shutdown.budget import Ledger, StopBudget
-from registry_drain.shutdown.observers import ObserverResult, ShutdownNotifier, When, result_of
+from registry_drain.shutdown.observers import ObserverResult, ShutdownNotifier, SoftDrainResult, When, result_of
 from registry_drain.shutdown.report import CutOffRequest, LateArrivals, PhaseReport, ShutdownReport
 from registry_drain.shutdown.watchdog import Watchdog
 
@@ -47,6 +48,11 @@ class StopRoutine:
         clock: measures and passes all time.
         sinks: are told each event; default: the log.
         watchdog: ends the process if the stop does not end, None (default) if the process is not ours to end.
+        soft_drain: seconds for which instances stay listed, out of rotation, before they are removed. They are part of
+            the budget's ``deregister``, of which half is left for the removal. 0 (default): no soft drain.
+
+    Raises:
+        ConfigurationError: ``soft_drain`` is more than half of ``deregister``.
     """
 
     def __init__(
@@ -58,10 +64,12 @@ class StopRoutine:
         clock: Clock = SYSTEM_CLOCK,
         sinks: Iterable[events.EventSink] = (events.log_event,),
         watchdog: Watchdog | None = None,
+        soft_drain: float = 0.0,
     ) -> None:
         """Serve until told to stop; nothing starts yet."""
         self._server = server
         self._budget = budget or StopBudget()
+        self._soft_drain = _checked_soft_drain(soft_drain, self._budget)
         self.notifier = notifier or ShutdownNotifier(reserved=self._budget.part("notify"))
         self._clock = clock
         self._sinks = tuple(sinks)
@@ -81,6 +89,7 @@ class StopRoutine:
         self._nudge = threading.Event()
         self._finished = threading.Event()
 
+        self._soft_drains: list[BoundedCall[object]] = []
         self._leaving: list[BoundedCall[Removal]] = []
         self._gone_at: float | None = None
         self._arrivals_when_gone = 0
@@ -131,6 +140,7 @@ class StopRoutine:
             cut_off=self._cut_off,
             observers=(*(result_of(call, When.DRAINING_STARTS) for call in self._draining), *self._drained),
             handed_over_to=self._handed_over_to,
+            soft_drains=tuple(_soft_drain_of(call) for call in self._soft_drains),
         )
 
     def request_stop(self, reason: str) -> None:
@@ -268,7 +278,26 @@ class StopRoutine:
         now = self._clock.now()
         return now if self._hurried.is_set() else max(ledger.deadline(Phase.DRAINING).at, now)
 
+    def _leave_rotation(self, deadline: Deadline) -> None:
+        """Take instances out of rotation, and give callers time to notice, if asked for; whatever fails, go on.
+
+        What was handed over is somebody else's entry, and in a hurry the removal is all there is time for.
+        """
+        if not self._soft_drain or self._handed_over_to is not None or self._hurried.is_set():
+            return
+        until = deadline.capped(min(self._soft_drain, deadline.remaining() / 2))
+        self._soft_drains = self.notifier.begin_soft_drain(until, self._nudge.set)
+        self._await(self._soft_drains)
+        for call in self._soft_drains:
+            self._emit(events.LeftRotation(_soft_drain_of(call)))
+        if any(call.outcome.is_fine for call in self._soft_drains):
+            until.wait(self._hurried)
+
     def _deregister(self, deadline: Deadline) -> tuple[Outcome, str]:
+        try:
+            self._leave_rotation(deadline)
+        except Exception:  # noqa: BLE001 - a registration of somebody's; its removal matters more
+            events.logger.exception("the soft drain failed; removing at once")
         self._leaving = self.notifier.begin_first(self._until(deadline), self._nudge.set)
         self._await(self._leaving)
         removals = [_removal_of(call) for call in self._leaving]
@@ -417,6 +446,20 @@ class StopRoutine:
                 sink(event)
             except (Exception, SystemExit):  # noqa: BLE001, PERF203 - somebody else's code; the stop goes on
                 events.logger.exception("event sink %r failed", sink)
+
+
+def _checked_soft_drain(seconds: float, budget: StopBudget) -> float:
+    most = budget.part("deregister") / 2
+    if not 0 <= seconds <= most:
+        raise ConfigurationError(
+            f"soft_drain={seconds:g} s: must be between 0 and {most:g} s, half of the budget's deregister, so that the"
+            " removal has time: lower it, or raise StopBudget(deregister=…)"
+        )
+    return seconds
+
+
+def _soft_drain_of(call: BoundedCall[object]) -> SoftDrainResult:
+    return SoftDrainResult(call.name, call.outcome, call.elapsed, call.detail)
 
 
 def _removal_of(call: BoundedCall[Removal]) -> Removal:

@@ -52,7 +52,12 @@ from registry_drain.errors import (
     RemovedByOperatorError,
 )
 from registry_drain.instance import ServiceInstance
-from registry_drain.registries.abilities import HandoverRegistration, RejoinableRegistration, removal_line
+from registry_drain.registries.abilities import (
+    HandoverRegistration,
+    RejoinableRegistration,
+    RotationRegistration,
+    removal_line,
+)
 from registry_drain.registries.base import Removal, RemovalOutcome
 from registry_drain.registries.consul.agent_identity import AgentIdentity, read_identity
 from registry_drain.registries.consul.catalog import Listed, require_sight
@@ -358,6 +363,22 @@ class ConsulRegistration:
 
     # --- stopping -----------------------------------------------------------------------------------------------------
 
+    def leave_rotation(self, deadline: Deadline) -> None:
+        """See :class:`RotationRegistration`: maintenance mode, which ends with the entry.
+
+        An entry that is shared with the next process, in a hand-over, is left alone.
+        """
+        params = {"enable": "true", "reason": "registry-drain: its stop has begun"}
+        with self._writing():
+            with self._lock:
+                if not self._is_registered or self._is_offered or self._is_adopted:
+                    return
+            answer = self._writer.call(
+                "PUT", "agent", "service", "maintenance", self._own.consul_id, deadline=deadline, params=params
+            )
+        if answer.status == 404:
+            raise RegistryUnavailableError(f"{self._address.url}: its agent does not know {self._instance} any more")
+
     def fence(self, deadline: Deadline) -> None:
         """Stop and join the heartbeat; await a write under way, and cut it off when half the time is gone.
 
@@ -548,3 +569,4 @@ class ConsulRegistration:
 # A type checker compares it with the protocol here.
 _handover: type[HandoverRegistration] = ConsulRegistration
 _rejoinable: type[RejoinableRegistration] = ConsulRegistration
+_rotation: type[RotationRegistration] = ConsulRegistration

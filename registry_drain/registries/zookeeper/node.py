@@ -40,12 +40,13 @@ from registry_drain.errors import (
     ConfigurationError,
     LiveOwnerError,
     PermissionRefusedError,
+    RegistryDataError,
     RegistryUnavailableError,
     RemovedByOperatorError,
 )
 from registry_drain.instance import ServiceInstance
 from registry_drain.registries.zookeeper.layouts import NodeTree
-from registry_drain.registries.zookeeper.layouts.base import parents
+from registry_drain.registries.zookeeper.layouts.base import SwitchableLayout, parents
 from registry_drain.registries.zookeeper.refusal import Need, folder_of
 from registry_drain.registries.zookeeper.session import (
     ANSWERS,
@@ -139,6 +140,31 @@ class OwnNode:
         """
         self.is_removed = False
         self._seen_under = None
+
+    def leave_rotation(self, session: ZooKeeperSession, deadline: Deadline) -> None:
+        """Set the layout's switch in the node's data, if it still is the one that ``session`` holds. From any thread.
+
+        What a successor writes is its own: it never sees these data.
+
+        Raises:
+            RegistryDataError: the layout has no such switch.
+            LiveOwnerError: somebody else's node stands there.
+            RegistryUnavailableError: as everywhere; and if the node changed just now.
+        """
+        layout, path = self._layout, self.path or self._prefix
+        if not isinstance(layout, SwitchableLayout):
+            raise RegistryDataError(f"the layout {layout.name} has no state for an instance out of rotation")
+        [answer] = session.call_each([lambda client: client.get_async(path)], deadline=deadline)
+        if isinstance(answer, Exception):
+            raise RegistryUnavailableError(f"{self._settings.url}: {path} is gone") from answer
+        data, stat = answer
+        if stat.ephemeralOwner != session.id:
+            raise LiveOwnerError(f"{path} belongs to session {session_text(stat.ephemeralOwner)} now")
+        out = layout.switched(path.rpartition("/")[2], data or b"", is_out=True).data
+        # A successor's node has another version: rule 3.
+        [answer] = session.call_each([lambda client: client.set_async(path, out, stat.version)], deadline=deadline)
+        if isinstance(answer, Exception):
+            raise RegistryUnavailableError(f"{self._settings.url}: {path} changed just now") from answer
 
     def claim_anew(self) -> None:
         """Be a later instance than any: the next :meth:`settle` takes the path back from whoever took it over.

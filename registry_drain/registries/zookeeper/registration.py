@@ -35,7 +35,12 @@ from registry_drain.errors import (
     RemovedByOperatorError,
 )
 from registry_drain.instance import ServiceInstance
-from registry_drain.registries.abilities import HandoverRegistration, RejoinableRegistration, removal_line
+from registry_drain.registries.abilities import (
+    HandoverRegistration,
+    RejoinableRegistration,
+    RotationRegistration,
+    removal_line,
+)
 from registry_drain.registries.base import Removal, RemovalOutcome
 from registry_drain.registries.retry import retrying
 from registry_drain.registries.zookeeper.layouts import NodeTree
@@ -342,6 +347,14 @@ class ZooKeeperRegistration:
 
     # --- removing -----------------------------------------------------------------------------------------------------
 
+    def leave_rotation(self, deadline: Deadline) -> None:
+        """See :class:`RotationRegistration`: the node says so, until it goes with its session."""
+        with self._lock:
+            self._check_may_register()
+            holder = self._holder
+        if holder is not None:
+            self._node.leave_rotation(holder, deadline)
+
     def on_shutdown(self, deadline: Deadline) -> Removal:
         """Fence, end our sessions, and prove by another one that our node is gone. See rules 2 and 4."""
         _, is_busy = self._raise_fence()
@@ -423,3 +436,4 @@ class ZooKeeperRegistration:
 # A type checker compares it with the protocol here.
 _handover: type[HandoverRegistration] = ZooKeeperRegistration
 _rejoinable: type[RejoinableRegistration] = ZooKeeperRegistration
+_rotation: type[RotationRegistration] = ZooKeeperRegistration
