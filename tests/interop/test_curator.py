@@ -87,4 +87,5 @@ def test_we_see_and_remove_curators_and_it_comes_back(
         link.drop_connections()
         assert command.result(60.0) == 5
         document = json.loads(capsys.readouterr().out)
-        assert document["registry"] == registry.url
+        returned = document["watched_back"]["returned"]
+        assert (returned["id"], returned["owner"]) == ("theirs", entry.owner), "the same session wrote it again"
