@@ -19,6 +19,7 @@ from rpyc.utils.server import ForkingServer, OneShotServer, ThreadedServer, Thre
 from registry_drain import Deadline
 from registry_drain.errors import ConfigurationError
 from registry_drain.servers.base import DrainableServer
+from registry_drain.servers.current_request import name_request
 from registry_drain.servers.rpyc_server import RpycServer
 from registry_drain.testing.bench import Call
 from registry_drain.testing.server_contract import ServerContract
@@ -239,6 +240,82 @@ def test_only_calls_are_arrivals() -> None:
         assert method(b"1") == b"1"
         assert server.in_flight.total == 1
         assert server.in_flight.last_arrival_at is not None
+    finally:
+        client.close()
+        server.cut_off()
+
+
+def test_what_is_no_call_is_named_by_what_is_done() -> None:
+    """An attribute may be a property, which takes its time; a call inside of it would have its own name."""
+    may_answer = threading.Event()
+
+    class SlowService(rpyc.Service):  # type: ignore[misc]  # rpyc is not annotated
+        @property
+        def exposed_slow(self) -> int:
+            may_answer.wait(PATIENCE)
+            return 1
+
+    server = RpycServer(ThreadedServer(SlowService(), hostname="127.0.0.1", port=0))
+    client = RpycClient(server.start())
+    try:
+        looking = Call(lambda: client.connection.root.slow)
+        eventually(lambda: [request.name for request in server.in_flight.snapshot()] == ["getattr"])
+        may_answer.set()
+        assert looking.result(PATIENCE, "a lookup") == 1
+        eventually(lambda: not server.in_flight.count)
+        assert server.in_flight.total == 0
+    finally:
+        may_answer.set()
+        client.close()
+        server.cut_off()
+
+
+@pytest.mark.parametrize("kind", [ThreadedServer, ThreadPoolServer])
+def test_a_handler_may_name_what_it_serves(kind: Any) -> None:
+    """In whatever thread it runs."""
+    may_answer = threading.Event()
+
+    def serve(payload: bytes) -> bytes:
+        name_request("mine")
+        may_answer.wait(PATIENCE)
+        return payload
+
+    server = RpycServer(kind(service_of(serve), hostname="127.0.0.1", port=0))
+    client = RpycClient(server.start())
+    try:
+        client.send(b"1")
+        eventually(lambda: [request.name for request in server.in_flight.snapshot()] == ["mine"])
+        may_answer.set()
+        assert client.receive() == b"1"
+    finally:
+        may_answer.set()
+        client.close()
+        server.cut_off()
+
+
+@pytest.mark.parametrize("kind", [ThreadedServer, ThreadPoolServer])
+def test_what_crosses_our_end_is_not_served(kind: Any) -> None:
+    """Its answer could not be sent: the client sends it again, elsewhere, and it must not have been done here."""
+    served: list[bytes] = []
+
+    def serve(payload: bytes) -> bytes:
+        served.append(payload)
+        return payload
+
+    server = RpycServer(kind(service_of(serve), hostname="127.0.0.1", port=0))
+    client = RpycClient(server.start())
+    try:
+        client.send(b"1")
+        assert client.receive() == b"1"
+        [connection] = server.connections._open
+        eventually(lambda: not connection.is_busy)
+        received = connection.received
+        connection.half_close()
+        client.send(b"2")
+        eventually(lambda: connection.received > received)
+        connection.end_lingering()
+        eventually(lambda: not len(server.connections))
+        assert served == [b"1"]
     finally:
         client.close()
         server.cut_off()

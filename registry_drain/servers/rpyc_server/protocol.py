@@ -13,6 +13,8 @@ Rules:
    RPyC does not set TCP_NODELAY), and comes when the answer acknowledges the call. If nothing comes the connection is
    idle, and is closed as such.
 3. For the same reason as in 1 only calls count as arrivals; everything is in flight while it is served.
+4. What is on the path of every call is spelled out, and takes no turn through RPyC's own methods where these do more
+   than is needed here: that pays for the counting.
 
 Sources: ``rpyc/core/protocol.py``, ``rpyc/core/channel.py`` and ``rpyc/core/stream.py`` of RPyC 6.0.
 """
@@ -20,9 +22,12 @@ Sources: ``rpyc/core/protocol.py``, ``rpyc/core/channel.py`` and ``rpyc/core/str
 from __future__ import annotations
 
 import threading
+import zlib
+from collections.abc import Callable
 from typing import Any
 
 from rpyc.core import Channel, SocketStream, consts
+from rpyc.core.netref import BaseNetref
 
 from registry_drain.servers.connections import Connection
 from registry_drain.servers.current_request import serving
@@ -34,6 +39,7 @@ _NAMES = {
     for name, value in vars(consts).items()
     if name.startswith("HANDLE_") and isinstance(value, int)
 }
+_FRAME_HEADER, _HEAD_SIZE, _TAIL_SIZE = Channel.FRAME_HEADER, Channel.FRAME_HEADER.size, len(Channel.FLUSHER)
 
 
 class TrackedStream(SocketStream):  # type: ignore[misc]  # rpyc is not annotated
@@ -47,12 +53,19 @@ class TrackedStream(SocketStream):  # type: ignore[misc]  # rpyc is not annotate
 
     def read(self, count: int) -> bytes:
         """See :meth:`SocketStream.read`."""
+        data: bytes = b""
+        if count <= self.MAX_IO_CHUNK:
+            try:
+                data = self.sock.recv(count)
+            except OSError:
+                data = b""  # What it means the library's own says, below.
+        if len(data) < count:
+            data += super().read(count - len(data))
         connection = self.connection
+        connection.received += count
         if connection.is_half_closed and not connection.may_serve():
             connection.discard_input()
             raise EOFError("the server has closed the connection")
-        data: bytes = super().read(count)
-        connection.received += count
         return data
 
     def close(self) -> None:
@@ -68,33 +81,43 @@ class TrackedChannel(Channel):  # type: ignore[misc]  # rpyc is not annotated
     def __init__(self, channel: Any, connection: Connection) -> None:
         """Take the place of ``channel``."""
         super().__init__(TrackedStream(channel.stream.sock, connection), channel.compress)
+        self.connection = connection
         self.complete = 0
+
+    def poll(self, timeout: Any) -> bool:
+        """See :meth:`Channel.poll`. Who waits without a limit need not ask the kernel first: reading waits as well."""
+        return timeout is None or not getattr(timeout, "finite", True) or bool(self.stream.poll(timeout))
 
     def recv(self) -> bytes:
         """See :meth:`Channel.recv`."""
-        data: bytes = super().recv()
-        self.complete = self.stream.connection.received
-        return data
+        read = self.stream.read
+        length, is_compressed = _FRAME_HEADER.unpack(read(_HEAD_SIZE))
+        data: bytes = read(length + _TAIL_SIZE)[:length]
+        self.complete = self.connection.received
+        return zlib.decompress(data) if is_compressed else data
 
 
-def label_of(local_objects: Any, handler: int, boxed: Any) -> str:
-    """Return a request's name: the function's or the method's, or what is done.
+def name_of(function: Any) -> str:
+    """Return the name of what a client calls."""
+    # A client's own object, which it has handed back, would have to be asked across the network.
+    name = "" if isinstance(function, BaseNetref) else getattr(function, "__name__", "")
+    return str(name).removeprefix("exposed_") or "call"
 
-    What the client has sent may be of any form; RPyC answers it.
-    """
-    name = ""
-    try:
-        if handler == consts.HANDLE_CALL:
-            name = getattr(local_objects[boxed[1][0][1]], "__name__", "")
-        elif handler == consts.HANDLE_CALLATTR:
-            name = boxed[1][1][1]
-    except Exception:  # noqa: BLE001, S110 - as said
-        pass
-    return str(name).removeprefix("exposed_") or _NAMES.get(handler, str(handler))
+
+def _named(handle: Callable[..., Any], name: str) -> Callable[..., Any]:
+    """Return a handler that names what is in flight, unless it is a part of something that has a name."""
+
+    def handle_named(protocol: Any, *args: Any) -> Any:
+        if protocol.drained is not None and not protocol.drained.name:
+            protocol.drained.name = name
+        return handle(protocol, *args)
+
+    return handle_named
 
 
 def tracked(protocol: Any) -> Any:  # noqa: C901 - a class with short methods
     """Return a subclass of a service's protocol, which tracks connections that an adapter has accepted."""
+    dispatch, call = protocol._dispatch, protocol._handle_call  # noqa: SLF001 - what it is made to override
 
     class TrackedProtocol(protocol):  # type: ignore[misc]  # rpyc is not annotated
         """Without a connection in :data:`serving` (a client's, in the same process) it is what it was."""
@@ -110,58 +133,63 @@ def tracked(protocol: Any) -> Any:  # noqa: C901 - a class with short methods
                 self._has_answered_late = False
             super().__init__(root, channel, {} if config is None else config)
 
+        @classmethod
+        def _request_handlers(cls) -> dict[int, Callable[..., Any]]:
+            handlers = super()._request_handlers()
+            return {
+                number: handle if number in CALLS else _named(handle, _NAMES.get(number, str(number)))
+                for number, handle in handlers.items()
+            }
+
         def _dispatch(self, data: bytes) -> None:
-            if self.drained is None:
-                super()._dispatch(data)
+            connection = self.drained
+            if connection is None:
+                dispatch(self, data)
                 return
             channel = self._channel  # gone from the protocol once the client has said goodbye
+            # As a rule the thread is this connection's, and knows.
+            token = None if serving.get() is connection else serving.set(connection)
             with self._depth_lock:
                 self._depth += 1
             try:
-                super()._dispatch(data)
+                dispatch(self, data)
             finally:
+                if token is not None:
+                    serving.reset(token)
                 with self._depth_lock:
                     self._depth -= 1
                     if self._depth == 0:
-                        self._end_message(self.drained, channel)
+                        if connection.connections.is_draining:
+                            self._end_message(connection, channel)
+                        else:
+                            # A drain that begins just now finds the connection idle, and closes it as such.
+                            connection.boundary = channel.complete
+                            connection.name = ""
+                            self._has_called = False
 
         def _end_message(self, connection: Connection, channel: TrackedChannel) -> None:
+            """Note the end of a message while draining."""
             connection.leftover = connection.received - channel.complete
-            is_draining = connection.connections.is_draining
-            may_close = self._has_called and (self._has_answered_late or not is_draining)
-            self._has_answered_late = self._has_answered_late or (self._has_called and is_draining)
+            may_close = self._has_called and self._has_answered_late
+            self._has_answered_late = self._has_answered_late or self._has_called
             self._has_called = False
             if may_close:
                 connection.end_request()
                 return
-            if is_draining:
-                # The drain holds back an answer's last segment, for the end of the connection to go with it. Not this
-                # one; and it has to leave before the connection counts as idle, or it would be closed as quiet.
-                connection.cork(is_corked=False)
+            # The drain holds back an answer's last segment, for the end of the connection to go with it. Not this one;
+            # and it has to leave before the connection counts as idle, or it would be closed as quiet.
+            connection.cork(is_corked=False)
             connection.boundary = channel.complete
             connection.name = ""
-            if is_draining:
-                connection.cork(is_corked=True)
+            connection.cork(is_corked=True)
 
-        def _dispatch_request(self, seq: int, raw_args: Any) -> None:
+        def _handle_call(self, obj: Any, args: Any, kwargs: Any = ()) -> Any:
             connection = self.drained
-            if connection is not None and isinstance(raw_args, tuple) and raw_args:
-                is_call = raw_args[0] in CALLS
-                arrived_at = connection.arrived_at
-                name = connection.name
-                connection.begin_request(label_of(self._local_objects, raw_args[0], raw_args[-1]))
-                if is_call:
-                    self._has_called = True
-                else:
-                    connection.served -= 1
-                    connection.arrived_at = arrived_at
-                    connection.name = name or connection.name
-                token = serving.set(connection)
-                try:
-                    super()._dispatch_request(seq, raw_args)
-                finally:
-                    serving.reset(token)
-                return
-            super()._dispatch_request(seq, raw_args)
+            if connection is not None:
+                self._has_called = True
+                connection.name = name_of(obj)
+                connection.started_at = connection.arrived_at = connection.connections.now()
+                connection.served += 1
+            return call(self, obj, args, kwargs)
 
     return TrackedProtocol
