@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -14,6 +13,7 @@ from registry_drain.instance import ServiceInstance
 from registry_drain.registries.base import RemovalOutcome
 from registry_drain.registries.url import open_registry
 from registry_drain.registries.zookeeper.layouts import LAYOUTS, Layout, NodeTree
+from tests.registries.planted_nodes import ALL_PLANTED, PLANTED, Planted
 from tests.support.processes import eventually
 from tests.support.zookeeper_process import ZooKeeperServer
 
@@ -21,148 +21,7 @@ OTHERS = sorted(name for name in LAYOUTS if name != "curator")
 PATIENT = settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.too_slow])
 
 
-@dataclass(frozen=True)
-class Planted:
-    """A node as its own system writes it, and what we have to make of it."""
-
-    layout: str
-    node: str
-    data: bytes
-    address: str
-    port: int
-    id: str = ""
-    metadata: dict[str, str] = field(default_factory=dict)
-    health: str = ""
-    registered_at: float | None = None
-
-
-DUBBO_NODE = (
-    "dubbo%3A%2F%2F192.168.56.1%3A20880%2Fcom.acme.MenuService%3Fanyhost%3Dtrue%26application%3Dshop%26dynamic%3Dtrue"
-    "%26group%3Dred%26interface%3Dcom.acme.MenuService%26methods%3DsayHi%2CsayBye%26pid%3D250480%26side%3Dprovider"
-    "%26timestamp%3D1572509354829%26version%3D1.0"
-)
-SOFA_NODE = (
-    "bolt%3A%2F%2F192.168.43.240%3A12200%3Fversion%3D1.0%26accepts%3D100000%26appName%3Dusers%26weight%3D100"
-    "%26dynamic%3Dtrue%26startTime%3D1591755744817%26id%3DuserService%26uniqueId%3D%26rpcVer%3D50700"
-)
-NERVE_JSON = b'{"host":"10.0.0.7","port":9090,"name":"web-1","weight":20,"labels":{"zone":"eu"}}'
-NERVE_BASE64 = (
-    "base64_108_eyJob3N0IjoiMTAuMC4wLjciLCJwb3J0Ijo5MDkwLCJuYW1lIjoid2ViLTEiLCJ3ZWlnaHQiOjIwLCJsYWJlbHMiOnsiem9uZSI6ImV1"
-    "In19"
-)
-PLANTED = [
-    Planted(
-        "serverset",
-        "member_0000000001",
-        b'{"serviceEndpoint":{"host":"web7","port":4794},"additionalEndpoints":{"admin":{"host":"web7","port":9990}},'
-        b'"status":"ALIVE","shard":1}',
-        "web7",
-        4794,
-        metadata={"endpoint.admin": "web7:9990", "shard": "1"},
-    ),
-    Planted(
-        "serverset",
-        "member_0000000002",
-        b'{"serviceEndpoint":{"host":"web7","port":4794},"additionalEndpoints":{},"status":"DEAD"}',
-        "web7",
-        4794,
-        health="maintenance",
-    ),
-    Planted(
-        "dubbo",
-        DUBBO_NODE,
-        b"192.168.56.1",
-        "192.168.56.1",
-        20880,
-        id="red@192.168.56.1:20880:1.0",
-        metadata={
-            "anyhost": "true",
-            "application": "shop",
-            "dynamic": "true",
-            "group": "red",
-            "interface": "com.acme.MenuService",
-            "methods": "sayHi,sayBye",
-            "pid": "250480",
-            "protocol": "dubbo",
-            "side": "provider",
-            "timestamp": "1572509354829",
-            "version": "1.0",
-        },
-        registered_at=1572509354.829,
-    ),
-    Planted(
-        "dubbo",
-        "tri%3A%2F%2F%5B%3A%3A1%5D%3A50051%2Fcom.acme.Menu%3Fdisabled%3Dtrue%26version%3D0.0.0",
-        b"",
-        "::1",
-        50051,
-        id="[::1]:50051",
-        metadata={"disabled": "true", "protocol": "tri", "version": "0.0.0"},
-        health="maintenance",
-    ),
-    Planted(
-        "sofa",
-        SOFA_NODE,
-        b"",
-        "192.168.43.240",
-        12200,
-        id="192.168.43.240:12200:1.0",
-        metadata={
-            "version": "1.0",
-            "accepts": "100000",
-            "appName": "users",
-            "weight": "100",
-            "dynamic": "true",
-            "startTime": "1591755744817",
-            "id": "userService",
-            "rpcVer": "50700",
-            "protocol": "bolt",
-        },
-        registered_at=1591755744.817,
-    ),
-    Planted("nerve", "web-1_0000000007", NERVE_JSON, "10.0.0.7", 9090, metadata={"weight": "20", "zone": "eu"}),
-    Planted(
-        "nerve",
-        f"{NERVE_BASE64}_0000000007",
-        b"",
-        "10.0.0.7",
-        9090,
-        metadata={"weight": "20", "zone": "eu", "name": "web-1"},
-    ),
-    Planted(
-        "kratos",
-        "8f7a",
-        b'{"id":"8f7a","name":"shop","version":"v1.2","metadata":{"zone":"eu"},'
-        b'"endpoints":["http://10.0.0.7:8000?isSecure=false","grpc://10.0.0.7:9000?isSecure=false"]}',
-        "10.0.0.7",
-        8000,
-        metadata={
-            "zone": "eu",
-            "version": "v1.2",
-            "endpoints": "http://10.0.0.7:8000?isSecure=false grpc://10.0.0.7:9000?isSecure=false",
-        },
-    ),
-    Planted(
-        "rpcx", "tcp@10.0.0.7:8972", b"group=test&weight=7", "10.0.0.7", 8972, metadata={"group": "test", "weight": "7"}
-    ),
-    Planted(
-        "rpcx",
-        "quic@10.0.0.7:8972",
-        b"state=inactive",
-        "10.0.0.7",
-        8972,
-        metadata={"state": "inactive", "network": "quic"},
-        health="maintenance",
-    ),
-    Planted("armeria", "192.168.1.10_8080", b"192.168.1.10:8080", "192.168.1.10", 8080),
-    Planted("armeria", "b", b"192.168.1.11:8080:100", "192.168.1.11", 8080, metadata={"weight": "100"}),
-    Planted("kingpin", "0f8fad5bd9cb469fa16570867728950e-web-7:9090", b"", "web-7", 9090),
-    Planted("plain", "10.0.0.7:9090", b"", "10.0.0.7", 9090),
-    Planted("plain", "worker", b"[::1]:9090\n", "::1", 9090),
-]
-
-
-@pytest.mark.parametrize("planted", PLANTED, ids=lambda each: f"{each.layout}-{each.node[:24]}")
+@pytest.mark.parametrize("planted", ALL_PLANTED, ids=lambda each: f"{each.layout}-{each.node[:24]}")
 def test_what_its_system_writes_is_understood(planted: Planted) -> None:
     """Address, port, id, metadata, health and time of birth."""
     content = LAYOUTS[planted.layout].decode(planted.node, planted.data)
@@ -171,6 +30,7 @@ def test_what_its_system_writes_is_understood(planted: Planted) -> None:
     assert content.id == (planted.id or planted.node)
     assert dict(content.metadata) == planted.metadata
     assert (content.health, content.registered_at) == (planted.health, planted.registered_at)
+    assert content.endpoints == planted.endpoints
 
 
 def test_every_layout_has_a_planted_node() -> None:

@@ -160,16 +160,22 @@ def test_an_entry_of_elsewhere_is_not_touched(stage: Stage) -> None:
 
 def test_a_live_owner_that_puts_it_back_is_reported(stage: Stage) -> None:
     """Forced out while its process keeps it: what was shown is gone, and the outcome says who is there now."""
-    registration = stage.registered()
     registry = stage.registry()
     outcomes = set()
-    for _ in range(20):
-        eventually(stage.stat)
-        removal = registry.remove(_entry(stage), within(), force=True)
-        outcomes.add(removal.outcome)
-        assert removal.is_gone
+    with stage.eyes() as client:
+
+        def put_back(_event: object) -> None:
+            client.create_async(stage.path, b"{}", ephemeral=True)
+            client.exists_async(stage.path, put_back)
+
+        client.create(stage.path, b"{}", makepath=True, ephemeral=True)
+        client.exists(stage.path, put_back)
+        for _ in range(20):
+            eventually(stage.stat)
+            removal = registry.remove(_entry(stage), within(), force=True)
+            outcomes.add(removal.outcome)
+            assert removal.is_gone
     assert outcomes <= {RemovalOutcome.CONFIRMED, RemovalOutcome.SUCCESSOR}
-    eventually(lambda: stage.stat() and registration.is_registered)
 
 
 def test_a_delete_whose_answer_was_lost_is_a_success(stage: Stage, tcp_proxy: NewProxy) -> None:

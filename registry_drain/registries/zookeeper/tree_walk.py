@@ -164,21 +164,15 @@ def walk(
 ) -> Listing:
     """List the instances of ``service``, or of all, below ``base``.
 
-    ``service`` is a path below the base, or the end of one: of what is called ``a/b/c``, each of these, ``b/c`` and
-    ``c`` finds it. Where a path from the base holds instances, the ends of others are not looked for.
+    ``service`` is a folder's path below the base; see rule 4. Only that folder is walked.
 
     Raises:
         Those of :meth:`TreeWalk.run`.
     """
-    if service is not None:
-        start = join(base, service)
-        exact = _only(TreeWalk(session, base, layout, url, deadline).run(start), service)
-        if exact.entries:
-            return exact
-    everything = TreeWalk(session, base, layout, url, deadline).run(base)
-    return everything if service is None else _only(everything, service)
-
-
-def _only(listing: Listing, service: str) -> Listing:
-    entries = [entry for entry in listing.entries if f"/{entry.service}".endswith(f"/{service}")]
+    if service is None:
+        return TreeWalk(session, base, layout, url, deadline).run(base)
+    whole = TreeWalk(session, base, layout, url, deadline)
+    is_base = service == whole.service_of(base)
+    listing = whole.run(base if is_base else join(base, service))
+    entries = [entry for entry in listing.entries if entry.service == service]
     return Listing(entries, listing.folders, listing.data_versions)
