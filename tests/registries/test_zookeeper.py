@@ -25,6 +25,7 @@ from registry_drain.registries.base import RegistryEntry, RemovalOutcome
 from registry_drain.registries.url import open_registry
 from registry_drain.registries.zookeeper import ZooKeeperRegistry
 from registry_drain.registries.zookeeper.layouts import CuratorLayout, NodeContent, NodeTree
+from registry_drain.registries.zookeeper.layouts.base import Recognition
 from registry_drain.registries.zookeeper.node import may_take_over
 from registry_drain.registries.zookeeper.registration import ZooKeeperRegistration
 from registry_drain.registries.zookeeper.session import SessionPhase, session_text
@@ -420,6 +421,10 @@ class _Sequential:
     def decode(self, node_name: str, data: bytes) -> NodeContent:
         host, _, port = data.split()[0].decode().rpartition(":")
         return NodeContent(node_name, host, int(port))
+
+    def recognises(self, node_name: str, data: bytes) -> Recognition:
+        del node_name, data
+        return Recognition.NONE
 
 
 def test_a_sequential_layout_registers_lists_survives_expiry_and_leaves(stage: Stage) -> None:
