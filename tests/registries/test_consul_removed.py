@@ -245,14 +245,21 @@ def test_a_successor_is_no_operator(consul_agent: ConsulAgent, unique: str) -> N
         is_back(consul_agent, unique, elder)
 
 
-def test_a_check_that_is_missing_alone_is_put_back(consul_agent: ConsulAgent, unique: str) -> None:
-    """Nobody removed the instance: without its check it would stay listed for ever."""
+def test_an_agent_that_lost_both_gets_the_younger_one_back(new_consul_agent: NewConsulAgent, unique: str) -> None:
+    """Whichever registers again first: the elder does not take the id from its successor."""
+    agent = new_consul_agent()
     with Members() as members:
-        registration = members.registered(consul_agent.url + FAST, instance(unique))
-        check = registration._own.check_id
-        consul_agent.put(f"/v1/agent/check/deregister/{check}")
-        eventually(lambda: check in consul_agent.get("/v1/agent/checks"), timeout=20, because="the check is back")
-        is_back(consul_agent, unique, registration)
+        elder = members.registered(agent.url + FAST, instance(unique))
+        new = members.registered(f"{agent.url}?ttl_s=9", instance(unique, 9091))
+        eventually(lambda: elder._has_yielded, timeout=20)
+        identified(new)
+        agent.restart(kill=True)
+        eventually(lambda: elder.is_registered, timeout=20, because="the elder is first: it beats more often")
+        eventually(
+            lambda: set(agent.instances(unique)) == {new.consul_id} and new.is_registered, timeout=20, because="younger"
+        )
+        eventually(lambda: not elder.is_registered, timeout=20)
+        never(lambda: set(agent.instances(unique)) != {new.consul_id}, LOOK)
 
 
 # --- the judgement ----------------------------------------------------------------------------------------------------

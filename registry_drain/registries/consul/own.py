@@ -5,7 +5,9 @@ See :mod:`registry_drain.registries.consul.registration` for why the Consul id i
 
 from __future__ import annotations
 
+import re
 import uuid
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from registry_drain.clock import Deadline
@@ -51,6 +53,21 @@ class Lifetimes:
             f"what is left leaves the callers' lists within {self.ttl:g} s, and its agent removes it about "
             f"{self.deregister_after:g} to {self.deregister_after + 30:g} s later"
         )
+
+
+@dataclass(frozen=True, slots=True)
+class OnAgent:
+    """What one agent keeps under an instance id.
+
+    Attributes:
+        has_ours: whether our own entry is among it.
+        successor: the Consul id of one that came later than ours, or does not say when it came; empty if none.
+        elders: the Consul ids of those that came before ours.
+    """
+
+    has_ours: bool
+    successor: str
+    elders: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,14 +134,11 @@ class OwnEntry:
         found = read_service(client, self.instance.service, deadline, params)
         return [each for each in found if each.instance_id == self.instance.id]
 
-    def on_agent(self, client: ConsulClient, deadline: Deadline) -> tuple[bool, str]:
-        """Return whether our service stands on this very agent, and the Consul id of whoever has the instance id there.
-
-        The agent answers without the servers.
-        """
+    def on_agent(self, client: ConsulClient, deadline: Deadline) -> OnAgent:
+        """Return what stands on this very agent under our instance id. The agent answers without the servers."""
         params = self._narrowed(f'ID == "{self.consul_id}" or {self._same_id("ID", "Meta")}')
         found = client.call("GET", "agent", "services", deadline=deadline, params=params).data
-        is_there, rival = False, ""
+        is_there, successor, elders = False, "", []
         for consul_id, service in found.items() if isinstance(found, dict) else ():
             meta = (service.get("Meta") or {}) if isinstance(service, dict) else {}
             same = service.get("Service") == self.instance.service and meta.get(ID_KEY, consul_id) == self.instance.id
@@ -132,8 +146,17 @@ class OwnEntry:
             if consul_id == self.consul_id:
                 is_there = True
             elif same and meta.get(INCARNATION_KEY) != self.incarnation:
-                rival = str(consul_id)
-        return is_there, rival
+                if self._is_elder(meta):
+                    elders.append(str(consul_id))
+                else:
+                    successor = str(consul_id)
+        return OnAgent(is_there, successor, tuple(elders))
+
+    def _is_elder(self, meta: Mapping[str, object]) -> bool:
+        """Whether it is a registration of ours that was made before this one. Whoever says nothing of that is not."""
+        made_at = _seconds(str(meta.get(REGISTERED_AT_KEY, "")))
+        ours = round(self.registered_at, 3), self.incarnation
+        return made_at is not None and (made_at, str(meta.get(INCARNATION_KEY, ""))) < ours
 
     def find(self, listed: list[Listed]) -> Listed | None:
         """Return this incarnation, if it is listed."""
@@ -147,3 +170,7 @@ class OwnEntry:
     def _same_id(self, consul_id: str, meta: str) -> str:
         # The bare instance id is what other programs use as the id of the Consul service.
         return f'{consul_id} == "{self.instance.id}" or {meta}["{ID_KEY}"] == "{self.instance.id}"'
+
+
+def _seconds(text: str) -> float | None:
+    return float(text) if re.fullmatch(r"\d{1,12}(\.\d{1,6})?", text) else None

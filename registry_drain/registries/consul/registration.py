@@ -11,7 +11,7 @@ Meta, and everything in this package shows that one.
 
 **Taking over.** A new incarnation therefore removes its predecessors on the same agent by itself, right after it is
 listed: those with its instance id and another incarnation, dead or alive. A predecessor that still lives notices with
-its next heartbeat, and gives way.
+its next heartbeat, and gives way. If their agent has lost both, each registers again, and the younger removes the elder.
 
 **Heartbeats.** A daemon thread passes the TTL check. When the agent does not know the check any more, and no successor
 stands there, it either lost us, and the thread registers again, or an operator removed us, and we stay out until we are
@@ -281,11 +281,11 @@ class ConsulRegistration:
         """Our check is unknown: register again, give way to a successor, or stay out."""
         with self._lock:
             is_same_connection = self._writer.opened == self._opened
-        is_there, successor = self._own.on_agent(self._writer, deadline)
-        if successor:
+        found = self._own.on_agent(self._writer, deadline)
+        if found.successor:
             with self._lock:
                 self._has_yielded = True
-            return f"its successor {successor} is registered: this one gives way"
+            return f"its successor {found.successor} is registered: this one gives way"
         gone = Disappearance(
             silence=self._clock.now() - self._taken_at,
             reaped_after=self._lifetimes.reaped_after,
@@ -294,7 +294,7 @@ class ConsulRegistration:
             now=read_identity(self._writer, deadline) if self._agent is not None else None,
         )
         # Where only the check is missing nobody took the instance out; and what a successor removed no operator did.
-        if gone.is_removal and not is_there and not self._has_yielded:
+        if gone.is_removal and not found.has_ours and not self._has_yielded:
             self._stay_out(str(gone))
             return ""
         with self._writing():
@@ -304,7 +304,10 @@ class ConsulRegistration:
             self._put(deadline)
             with self._lock:
                 self._is_registered = not self._is_fenced
-        why = "only its check was gone" if is_there else "its successor has left" if self._has_yielded else str(gone)
+        for elder in found.elders:
+            self._take_over(elder, deadline)
+        why = "its successor has left" if self._has_yielded else str(gone)
+        why = "only its check was gone" if found.has_ours else why
         _log.warning("%s: %s had lost it, registered again: %s", self._instance, self._address.url, why)
         return ""
 
@@ -330,16 +333,18 @@ class ConsulRegistration:
             self._on_removed = call
 
     def rejoin(self, deadline: Deadline) -> None:
-        """See :class:`RejoinableRegistration`. Takes nothing over: whoever has the id on our agent came later."""
+        """See :class:`RejoinableRegistration`. Takes over from elders only."""
         with self._lock:
             is_removed = bool(self._removed) and not self._is_fenced
         if not is_removed:
             self.register(deadline)
             return
-        _, successor = self._own.on_agent(self._writer, deadline)
-        if successor:
-            raise LiveOwnerError(f"{self._address.url}: {self._instance}: its successor {successor} has the id")
+        found = self._own.on_agent(self._writer, deadline)
+        if found.successor:
+            raise LiveOwnerError(f"{self._address.url}: {self._instance}: its successor {found.successor} has the id")
         self._register(deadline, takes_over=False)
+        for elder in found.elders:
+            self._take_over(elder, deadline)
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
