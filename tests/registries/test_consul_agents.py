@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from registry_drain.clock import SYSTEM_CLOCK
-from registry_drain.errors import ConfigurationError, RegistryDataError, RegistryUnavailableError
+from registry_drain.errors import ConfigurationError, LiveOwnerError, RegistryDataError, RegistryUnavailableError
 from registry_drain.registries.base import RegistryEntry, RemovalOutcome
 from registry_drain.registries.consul import ConsulRegistry
 from registry_drain.registries.url import parse_registry_url
@@ -96,6 +96,26 @@ def test_an_entry_that_its_agent_has_dropped(cluster: ConsulCluster, unique: str
             removal = registry.remove(entry_of(registry, unique), soon())
             assert removal.outcome is RemovalOutcome.CONFIRMED, removal
             assert removal.detail == "removed it from the catalog; not listed by a consistent read"
+
+
+def test_an_agent_that_has_another_under_the_id(cluster: ConsulCluster, unique: str) -> None:
+    """The catalog is behind: the agent's own, new entry is left alone, and said to be on its way."""
+    owner, _ = cluster.agents
+    put_service(owner, unique, "x", Meta={"build": "2"})
+    put_ghost(owner, unique, "x", owner.node_name, address="127.0.0.1", Meta={"build": "1"})
+    with Members() as members:
+        registry = members.registry(owner.url)
+        entry = entry_of(registry, unique)
+        assert entry.metadata == {"build": "1"}
+        with pytest.raises(LiveOwnerError, match="registered it anew"):
+            registry.drain(entry, soon())
+        removal = registry.remove(entry, soon())
+        assert removal.outcome in {RemovalOutcome.CONFIRMED, RemovalOutcome.SUCCESSOR}, removal
+        assert removal.detail.startswith("removed it from the catalog")
+        if removal.outcome is RemovalOutcome.CONFIRMED:
+            assert "the same id with other content meanwhile" in removal.detail
+        assert owner.get("/v1/agent/service/x")["Meta"] == {"build": "2"}
+    owner.put("/v1/agent/service/deregister/x")
 
 
 def test_a_living_agent_out_of_reach(cluster: ConsulCluster, unique: str) -> None:

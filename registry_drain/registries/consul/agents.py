@@ -36,10 +36,12 @@ class Owner:
     Attributes:
         client: of the agent, if it can be asked and has the entry.
         has_dropped_it: the agent was asked, and does not know the entry (any more): it will not put it back.
+        has_another: the agent was asked, and has the id with other content, which the servers do not know yet.
     """
 
     client: ConsulClient | None = None
     has_dropped_it: bool = False
+    has_another: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +119,8 @@ class Agents:
         return identity.node == target.node and (not dc or dc == identity.datacenter)
 
     def _asked(self, client: ConsulClient, target: Listed, deadline: Deadline) -> Owner:
-        return Owner(client) if keeps(client, target, deadline) else Owner(has_dropped_it=True)
+        view = own_view(client, target, deadline)
+        return Owner(client) if view.is_same else Owner(has_dropped_it=not view.is_known, has_another=view.is_known)
 
     def _elsewhere(self, target: Listed, deadline: Deadline) -> Owner:
         if target.node not in self._others:
@@ -168,11 +171,24 @@ class Agents:
         return self._identities[client]
 
 
-def keeps(client: ConsulClient, target: Listed, deadline: Deadline) -> bool:
-    """Whether the agent has ``target``, in its own view and as it is listed."""
+@dataclass(frozen=True, slots=True)
+class View:
+    """What an agent itself has under the id of an entry: nothing, something, or the same that is listed."""
+
+    is_known: bool
+    is_same: bool
+
+
+def own_view(client: ConsulClient, target: Listed, deadline: Deadline) -> View:
+    """Ask the agent for what it has under the id of ``target``."""
     data = client.call("GET", "agent", "service", target.consul_id, deadline=deadline).data
-    if not isinstance(data, dict):
-        return False
     # Some versions unescape a path twice: an answer about another id must not be taken for ours.
-    same = (data.get("ID"), data.get("Service")) == (target.consul_id, target.service)
-    return same and (data.get("Meta") or {}) == target.meta and (data.get("Port") or 0) == target.port
+    if not isinstance(data, dict) or data.get("ID") != target.consul_id:
+        return View(is_known=False, is_same=False)
+    same = data.get("Service") == target.service and (data.get("Meta") or {}) == target.meta
+    return View(is_known=True, is_same=same and (data.get("Port") or 0) == target.port)
+
+
+def keeps(client: ConsulClient, target: Listed, deadline: Deadline) -> bool:
+    """Whether the agent has ``target``, as it is listed."""
+    return own_view(client, target, deadline).is_same

@@ -94,12 +94,14 @@ class ConsulRotation:
             said += f"; but callers leave it out all the same, because of {because}"
         return Rotation(str(self._entry), self._client.address.url, is_out, _HOW, said)
 
-    def _no_agent(self, listed: Listed, owner: Owner) -> RegistryDataError:
+    def _no_agent(self, listed: Listed, owner: Owner) -> RegistryDataError | LiveOwnerError:
         what = f"{self._client.address.url}: {_HOW} of {listed.locator} cannot be switched: "
         if owner.has_dropped_it:
             return RegistryDataError(
                 f"{what}the agent of {listed.node} does not know it: remove what the catalog lists"
             )
+        if owner.has_another:
+            return LiveOwnerError(f"{what}the agent of {listed.node} has registered it anew meanwhile: look again")
         if listed.is_node_alive is None:
             return RegistryDataError(f"{what}{listed.node} is an external node, without an agent to keep it: remove it")
         if not listed.is_node_alive:

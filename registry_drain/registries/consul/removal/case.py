@@ -80,6 +80,8 @@ class Target:
         node = self.listed.node
         if owner.has_dropped_it or self.listed.is_node_alive is None:
             return ""  # its agent does not know it, or it is an external node, which has no agent
+        if owner.has_another:
+            return f"; the agent of {node} has registered the same id with other content meanwhile, and puts that there"
         ids = [self.listed.consul_id, *(each.id for each in self.case.companions if each.listed is not None)]
         command = " && ".join(f"consul services deregister -id={shlex.quote(each)}" for each in ids)
         if self.listed.is_node_alive:
