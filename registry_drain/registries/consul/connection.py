@@ -1,38 +1,71 @@
 """Connections that end when they must: pooled per process, bounded by a deadline, and cut off from another thread.
 
-Theory of operation. ``requests`` takes a pool's classes from its adapter, and the pool makes the connections. Ours do
-two things more than urllib3's:
+Theory of operation. They are ``http.client``'s, which is the layer below ``requests`` and urllib3 as well: it looks at
+no environment, keeps no cookies, follows no redirect and knows no proxy; and loading requests would take longer than
+all the rest of a command that removes one instance. Ours do three things more:
 
 - every read asks what is left until the deadline of the call it belongs to. A socket's own time limit counts anew with
   each byte, so that a server which drips would never run into it;
 - they are remembered by the :class:`Connections` they were opened for, so that ``abort`` can shut them down under a
-  thread that waits for an answer. Closing a pool does not do that: a connection in use is not in its pool.
+  thread that waits for an answer;
+- one that was kept is used again only if the other side has said nothing since: what an idle connection has to say is
+  that it was closed.
 
-What a call belongs to is kept per thread while it lasts, because urllib3 has no way to pass it down.
+What a call belongs to is kept per thread while it lasts, because a socket has no room for it.
 """
 
 from __future__ import annotations
 
 import contextlib
+import http.client
 import os
+import select
 import socket
 import ssl
 import threading
 import weakref
-from collections.abc import Iterator
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
-import urllib3
-from requests.adapters import HTTPAdapter
-from urllib3.connection import HTTPConnection, HTTPSConnection
-
 from registry_drain.clock import Deadline
+from registry_drain.errors import ConfigurationError
+
+_MOST_KEPT = 10
+"""Idle connections of one owner; it seldom has more than two threads."""
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """Where connections lead to, and how.
+
+    Attributes:
+        host: name or IP, without brackets.
+        port: of TCP.
+        is_tls: whether by TLS.
+        verify: a file of CA certificates, or True for the well-known ones.
+        cert: client certificate and key.
+    """
+
+    host: str
+    port: int
+    is_tls: bool = False
+    verify: str | bool = True
+    cert: tuple[str, str] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RawAnswer:
+    """What came back."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes = field(repr=False)
 
 
 class _CallsOfThread(threading.local):
     """What the call of the current thread belongs to."""
 
-    connections: Connections | None = None
     deadline: Deadline | None = None
 
     def limit(self, sock: socket.socket) -> None:
@@ -61,50 +94,16 @@ class _BoundedTLSSocket(ssl.SSLSocket):
         return super().recv_into(*args)
 
 
-class _Connection(HTTPConnection):
-    def connect(self) -> None:
-        super().connect()
-        _opened(self, _BoundedSocket)
-
-
-class _TLSConnection(HTTPSConnection):
-    def connect(self) -> None:
-        super().connect()
-        _opened(self, _BoundedTLSSocket)
-
-
-def _opened(connection: HTTPConnection, bounded: type[socket.socket]) -> None:
-    # By class, not by wrapper: whoever holds the socket already keeps a real one. Sockets of another kind (gevent's,
-    # pyOpenSSL's) refuse, and then only each single read has a limit.
-    with contextlib.suppress(TypeError):
-        connection.sock.__class__ = bounded
-    if _calls.connections is not None:
-        _calls.connections.track(connection)
-
-
-class _Pool(urllib3.HTTPConnectionPool):
-    ConnectionCls = _Connection
-
-
-class _TLSPool(urllib3.HTTPSConnectionPool):
-    ConnectionCls = _TLSConnection
-
-
-class _Adapter(HTTPAdapter):
-    def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
-        super().init_poolmanager(*args, **kwargs)
-        self.poolmanager.pool_classes_by_scheme = {"http": _Pool, "https": _TLSPool}
-
-
 class Connections:
-    """The connections of one owner. Thread-safe; the lock guards state only."""
+    """The connections of one owner to one peer. Thread-safe; the lock guards state only."""
 
-    def __init__(self) -> None:
+    def __init__(self, peer: Peer) -> None:
         """Make an empty set; connects to nothing."""
+        self._peer = peer
         self._lock = threading.Lock()
         # By process: a forked child must not talk into its parent's connections.
-        self._adapters: dict[int, HTTPAdapter] = {}
-        self._open: weakref.WeakSet[HTTPConnection] = weakref.WeakSet()
+        self._idle: dict[int, list[http.client.HTTPConnection]] = {}
+        self._open: weakref.WeakSet[http.client.HTTPConnection] = weakref.WeakSet()
         self._is_aborted = False
         self._opened = 0
 
@@ -118,24 +117,31 @@ class Connections:
         """Whether :meth:`abort` was called."""
         return self._is_aborted
 
-    @contextlib.contextmanager
-    def call(self, deadline: Deadline) -> Iterator[HTTPAdapter]:
-        """Give the adapter for one call, answer included; what it reads is bounded by ``deadline``.
+    def exchange(
+        self, method: str, path: str, headers: Mapping[str, str], body: bytes | None, deadline: Deadline
+    ) -> RawAnswer:
+        """Send one request and return the whole answer by ``deadline``. One attempt.
 
         Raises:
             ConnectionAbortedError: after :meth:`abort`.
+            TimeoutError: the deadline came first.
+            OSError, http.client.HTTPException: no connection, no TLS, or no answer of HTTP.
         """
-        with self._lock:
-            if self._is_aborted:
-                raise ConnectionAbortedError("the client is closed")
-            adapter = self._adapters.get(os.getpid())
-            if adapter is None:
-                adapter = self._adapters[os.getpid()] = _Adapter(max_retries=0)
-        _calls.connections, _calls.deadline = self, deadline
+        _calls.deadline = deadline
         try:
-            yield adapter
+            connection = self._kept() or self._connected(deadline)
+            try:
+                _calls.limit(connection.sock)
+                connection.request(method, path, body=body, headers=dict(headers))
+                with connection.getresponse() as response:
+                    answer = RawAnswer(response.status, dict(response.headers.items()), response.read())
+            except BaseException:
+                connection.close()
+                raise
         finally:
-            _calls.connections = _calls.deadline = None
+            _calls.deadline = None
+        self._keep(connection)
+        return answer
 
     def abort(self) -> None:
         """Cut off whatever waits for an answer, and refuse every later call: no byte leaves any more. Idempotent.
@@ -152,22 +158,87 @@ class Connections:
     def close(self) -> None:
         """Close idle connections. Later calls open new ones. Idempotent."""
         with self._lock:
-            adapter = self._adapters.pop(os.getpid(), None)
-        if adapter is not None:
-            adapter.close()
+            idle = self._idle.pop(os.getpid(), [])
+        for connection in idle:
+            connection.close()
 
-    def track(self, connection: HTTPConnection) -> None:
-        """Remember a connection that was just opened."""
+    def _kept(self) -> http.client.HTTPConnection | None:
+        """Return an idle connection that is still good, if there is one."""
+        while True:
+            with self._lock:
+                if self._is_aborted:
+                    raise ConnectionAbortedError("the client is closed")
+                idle = self._idle.get(os.getpid())
+                if not idle:
+                    return None
+                connection = idle.pop()
+            if connection.sock is not None and not _has_something_to_say(connection.sock):
+                return connection
+            connection.close()
+
+    def _keep(self, connection: http.client.HTTPConnection) -> None:
+        with self._lock:
+            idle = self._idle.setdefault(os.getpid(), [])
+            if connection.sock is not None and not self._is_aborted and len(idle) < _MOST_KEPT:
+                idle.append(connection)
+                return
+        connection.close()
+
+    def _connected(self, deadline: Deadline) -> http.client.HTTPConnection:
+        peer, seconds = self._peer, deadline.remaining()
+        connection: http.client.HTTPConnection
+        bounded: type[socket.socket]
+        if peer.is_tls:
+            connection = http.client.HTTPSConnection(peer.host, peer.port, timeout=seconds, context=_tls_context(peer))
+            bounded = _BoundedTLSSocket
+        else:
+            connection, bounded = http.client.HTTPConnection(peer.host, peer.port, timeout=seconds), _BoundedSocket
+        try:
+            connection.connect()
+        except BaseException:
+            connection.close()
+            raise
+        # Never by itself: a connection that is not tracked could not be cut off.
+        connection.auto_open = 0
+        # By class, not by wrapper: whoever holds the socket already keeps a real one. Sockets of another kind refuse
+        # (gevent's), and then only each single read has a limit.
+        with contextlib.suppress(TypeError):
+            connection.sock.__class__ = bounded
         with self._lock:
             self._opened += 1
             self._open.add(connection)
             if not self._is_aborted:
-                return
+                return connection
         connection.close()
         raise ConnectionAbortedError("the client was closed while it connected")
 
 
-def _cut(connection: HTTPConnection) -> None:
+def _tls_context(peer: Peer) -> ssl.SSLContext:
+    if isinstance(peer.verify, str):
+        context = ssl.create_default_context(cafile=peer.verify)
+    else:
+        # What requests trusts, too, and it comes with it. The system's own would depend on the environment.
+        import certifi
+
+        context = ssl.create_default_context(cafile=certifi.where())
+    context.hostname_checks_common_name = False
+    if peer.cert is not None:
+        context.load_cert_chain(*peer.cert, password=_no_password)
+    return context
+
+
+def _no_password() -> str:
+    """Refuse, instead of asking whoever sits at the terminal, as OpenSSL would."""
+    raise ConfigurationError("key_file is encrypted, and there is nobody to ask for the password: give one that is not")
+
+
+def _has_something_to_say(sock: socket.socket) -> bool:
+    poll = select.poll()
+    poll.register(sock, select.POLLIN)
+    return bool(poll.poll(0))
+
+
+def _cut(connection: http.client.HTTPConnection) -> None:
     sock = connection.sock
     if sock is not None:
         try:

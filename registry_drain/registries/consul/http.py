@@ -7,11 +7,11 @@ that is bound to a deadline. What the plain libraries do, and this does not:
 
 - put the token into the query string, or leave it out (python-consul): it travels as ``X-Consul-Token``, on every call;
 - let ``CONSUL_HTTP_ADDR``, ``CONSUL_HTTP_SSL*``, ``HTTP_PROXY``, ``REQUESTS_CA_BUNDLE`` or ``~/.netrc`` change where a
-  request goes: ``base.Consul.__init__`` is never called, and neither is a ``requests.Session``, the part of requests
-  that looks at the environment, keeps cookies and follows redirects. The adapter below it does none of that;
+  request goes: ``base.Consul.__init__`` is never called, and neither is requests, which looks at the environment, keeps
+  cookies and follows redirects. The layer below it does none of that, see :mod:`..consul.connection`;
 - wait without limit: connecting, every read and the whole answer end by the deadline;
 - follow redirects: Consul redirects ids that it normalises into other ids;
-- leak ``requests`` exceptions: they are translated here, once.
+- leak exceptions of the libraries below: they are translated here, once.
 
 Rules: a client belongs to one owner (a registration's writes, a watch, ...), because :meth:`ConsulClient.abort` cuts
 off whatever its threads wait for, for good.
@@ -22,16 +22,14 @@ IP (usually 127.0.0.1), where no look-up happens.
 
 from __future__ import annotations
 
+import http.client
 import json
 import re
 import ssl
 import urllib.parse
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
-
-import requests
-import urllib3
+from typing import TYPE_CHECKING, Any
 
 from registry_drain.clock import Deadline
 from registry_drain.errors import (
@@ -42,10 +40,11 @@ from registry_drain.errors import (
     RegistryUnavailableError,
 )
 from registry_drain.instance import format_endpoint
-from registry_drain.registries.consul.connection import Connections
-from registry_drain.registries.consul.native import NativeAPI
+from registry_drain.registries.consul.connection import Connections, Peer
 from registry_drain.registries.consul.token import TokenSource
-from registry_drain.registries.url import host_text
+
+if TYPE_CHECKING:
+    from registry_drain.registries.consul.native import NativeAPI
 
 _HEADERS = {"User-Agent": "registry-drain", "Accept": "application/json"}
 _UNKNOWN_ID = re.compile(r"^(Unknown (service|check)\b|CheckID .* does not have associated TTL)")
@@ -111,7 +110,9 @@ class ConsulClient:
     def __init__(self, address: ConsulAddress) -> None:
         """Make a client; sends nothing."""
         self.address = address
-        self._connections = Connections()
+        self._connections = Connections(
+            Peer(address.host, address.port, address.scheme == "https", address.verify, address.cert)
+        )
 
     def __repr__(self) -> str:
         """Show where it connects to; never the token."""
@@ -119,6 +120,9 @@ class ConsulClient:
 
     def native(self, deadline: Deadline) -> NativeAPI:
         """Return the library's own API; its calls end by ``deadline`` and raise errors of our tree."""
+        # Here, because the library brings requests along, which takes longer to load than a command has to run.
+        from registry_drain.registries.consul.native import NativeAPI
+
         return NativeAPI(self, deadline)
 
     def call(
@@ -182,31 +186,22 @@ class ConsulClient:
         if seconds <= 0:
             raise RegistryTimeoutError(f"{where}: no time was left to ask")
         address = self.address
-        request = requests.Request(
-            method,
-            f"{address.scheme}://{host_text(address.host)}:{address.port}{path}",
-            headers={**_HEADERS, "X-Consul-Token": token} if token else _HEADERS,
-            data=data,
-        ).prepare()
+        headers = {**_HEADERS, "X-Consul-Token": token} if token else _HEADERS
         try:
-            with self._connections.call(bounded) as adapter:
-                response = adapter.send(
-                    request, timeout=(seconds, seconds), verify=address.verify, cert=address.cert, proxies={}
-                )
-                body = response.content
-        except (requests.exceptions.Timeout, TimeoutError) as error:
+            answer = self._connections.exchange(method, path, headers, data, bounded)
+        except TimeoutError as error:
             raise RegistryTimeoutError(f"{where}: no answer within {seconds:.1f} s") from error
-        except (requests.exceptions.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
+        except (http.client.HTTPException, OSError, UnicodeError) as error:
             if (refusal := _tls_refusal(where, address, error)) is not None:
                 raise refusal from error
             if bounded.is_past:
                 raise RegistryTimeoutError(f"{where}: no whole answer within {seconds:.1f} s") from error
             raise RegistryUnavailableError(f"{where}: {_reason(error)}") from error
-        text = body.decode("utf-8", "replace")
+        text = answer.body.decode("utf-8", "replace")
         # An agent never repeats the token, but whatever answers on this port might.
         shown = text.replace(token, "<token>") if token else text
-        status = _checked(where, response.status_code, shown.strip(), accept)
-        return status, response.headers, text
+        status = _checked(where, answer.status, shown.strip(), accept)
+        return status, answer.headers, text
 
     @property
     def opened(self) -> int:
@@ -249,47 +244,30 @@ def _tls_refusal(where: str, address: ConsulAddress, error: Exception) -> Regist
     Who refuses whom makes the difference: what *we* do not trust is, as far as we are concerned, not there (status 3 of
     the commands); an agent that does not take our certificate refuses our credentials (status 7).
     """
-    cause = _innermost(error)
-    if isinstance(cause, ssl.SSLCertVerificationError):
-        said = cause.verify_message or str(cause)
-        if cause.verify_code in _OUT_OF_DATE:
+    if isinstance(error, ssl.SSLCertVerificationError):
+        said = error.verify_message or str(error)
+        if error.verify_code in _OUT_OF_DATE:
             advice = "renew the agent's certificate, or set the clock"
-        elif cause.verify_code in _OTHER_HOST:
+        elif error.verify_code in _OTHER_HOST:
             advice = f"the agent's certificate is not for {address.host}: use a name or address that is in it"
         else:
             advice = "is ca_file the authority that has signed the agent's certificate?"
         return RegistryError(f"{where}: the agent's certificate is not to be trusted: {said}: {advice}")
     # An alert is what the other side says; these two are about the certificate that was, or was not, sent.
-    if isinstance(cause, ssl.SSLError) and re.search(r"ALERT_.*CERT|ALERT_UNKNOWN_CA", cause.reason or ""):
+    if isinstance(error, ssl.SSLError) and re.search(r"ALERT_.*CERT|ALERT_UNKNOWN_CA", error.reason or ""):
         what = "the certificate in cert_file" if address.cert else "a client without a certificate"
         advice = "who has signed it, and until when is it valid?" if address.cert else "give cert_file and key_file"
-        return PermissionRefusedError(f"{where}: TLS: the agent refuses {what} ({cause.reason}): {advice}")
+        return PermissionRefusedError(f"{where}: TLS: the agent refuses {what} ({error.reason}): {advice}")
     return None
 
 
-def _innermost(error: Exception) -> BaseException:
-    """Return what the libraries have wrapped."""
-    cause: BaseException = error
-    while not isinstance(cause, ssl.SSLError):
-        # urllib3 keeps the reason in an attribute, requests as its argument, and urllib3 1 nowhere but in the context.
-        context = cause.__context__ if isinstance(cause, urllib3.exceptions.HTTPError) else None
-        candidates = (getattr(cause, "reason", None), next(iter(cause.args), None), cause.__cause__, context)
-        inner = next((each for each in candidates if isinstance(each, BaseException)), None)
-        if inner is None:
-            break
-        cause = inner
-    return cause
-
-
 def _reason(error: Exception) -> str:
-    """Return the innermost reason in one line, without the library's wrapping."""
-    cause = _innermost(error)
-    if isinstance(cause, ssl.SSLError):
-        return f"TLS: {cause.reason or cause}: check ca_file, cert_file and the host name"
-    if isinstance(cause, OSError) and cause.strerror:
-        return f"{cause.strerror}: is the Consul agent running there?"
-    if isinstance(cause, ConnectionAbortedError):
-        return str(cause)  # our own: the client was closed
-    # Some messages begin with the object: "<... object at 0x...>: ", "HTTPConnectionPool(...): ".
-    text = re.sub(r"^(<[^>]*>|\w*Connection\w*\([^)]*\)): ", "", " ".join(str(cause).split()))
-    return f"{type(cause).__name__}: {text[:_MAX_BODY_IN_MESSAGE]}: is this a Consul agent?"
+    """Return the reason in one line."""
+    if isinstance(error, ssl.SSLError):
+        return f"TLS: {error.reason or error}: check ca_file, cert_file and the host name"
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.strerror}: is the Consul agent running there?"
+    if isinstance(error, ConnectionAbortedError):
+        return str(error)  # our own: the client was closed
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text[:_MAX_BODY_IN_MESSAGE]}: is this a Consul agent?"
