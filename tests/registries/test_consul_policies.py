@@ -98,6 +98,11 @@ COMMANDS = {
         (WRITE, NODES),
         on_the_agent,
     ),
+    "sweep-all": Command(
+        ("sweep", "URL", "--unreachable", "--tries", "1", "--loopback", "--yes", "--force"),
+        ('service_prefix "" { policy = "write" }', NODES),
+        on_the_agent,
+    ),
 }
 
 
