@@ -303,6 +303,25 @@ def test_a_life_under_creator_lists(
     eventually(lambda: not watch.instances)
 
 
+def test_a_stop_with_credentials_that_are_no_longer_good_is_refused(
+    new_zookeeper: NewZooKeeper, identities: Identities
+) -> None:
+    """The password was changed, and the connection lost: what is left expires, and nobody calls it removed."""
+    server = new_zookeeper(users=USERS)
+    stage = GuardedStage(server, "/guarded")
+    try:
+        registration = stage.registered(stage.registry(options=identities.option("sasl", "deployer")))
+        server.stop()
+        server.users = {"deployer": "changed-w0rd"}
+        server.start()
+        eventually(lambda: not registration.is_registered)
+        removal = registration.on_shutdown(within())
+        assert removal.outcome is RemovalOutcome.REFUSED
+        assert "refused the credentials of sasl:deployer" in removal.detail
+    finally:
+        stage.close()
+
+
 # --- the least rights -------------------------------------------------------------------------------------------------
 
 BASE, FOLDER, NODE = "base", "folder", "node"

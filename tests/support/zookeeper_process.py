@@ -54,7 +54,7 @@ class ZooKeeperServer:
         self.tick_time_ms = tick_time_ms
         self.port = free_port()
         self.tls_port = free_port() if tls else 0
-        self._users = users
+        self.users = users
         self._tls = tls
         self._client_auth = client_auth
         self._settings = dict(settings or {})
@@ -114,14 +114,14 @@ class ZooKeeperServer:
             # per start is more than all the data.
             "forceSync": "no",
             "preAllocSize": 1024,
-            **(self._sasl_settings() if self._users else {}),
+            **(self._sasl_settings() if self.users else {}),
             **(self._tls_settings(self._tls) if self._tls else {}),
             **self._settings,
         }
         path = self.directory / "zoo.cfg"
         path.write_text("".join(f"{key}={value}\n" for key, value in configuration.items()), encoding="utf-8")
         environment = dict(os.environ)
-        if self._users:
+        if self.users:
             environment["JAVA_TOOL_OPTIONS"] = f"-Djava.security.auth.login.config={self._jaas_file}"
         self._process = ManagedProcess([self._launcher, path], log=self.directory / "zookeeper.log", env=environment)
         if wait:
@@ -132,7 +132,7 @@ class ZooKeeperServer:
         return self.directory / "jaas.conf"
 
     def _sasl_settings(self) -> dict[str, object]:
-        users = "".join(f'    user_{name}="{password}"\n' for name, password in (self._users or {}).items())
+        users = "".join(f'    user_{name}="{password}"\n' for name, password in (self.users or {}).items())
         module = "org.apache.zookeeper.server.auth.DigestLoginModule"
         self._jaas_file.write_text(f"Server {{\n    {module} required\n{users}    ;\n}};\n", encoding="utf-8")
         return {"authProvider.sasl": "org.apache.zookeeper.server.auth.SASLAuthenticationProvider"}

@@ -20,7 +20,8 @@ from typing import Any
 
 from kazoo.handlers.threading import SequentialThreadingHandler
 
-from registry_drain.registries.zookeeper.tls import refusal_text
+from registry_drain.errors import RegistryError
+from registry_drain.registries.zookeeper.tls import refusal_of
 
 
 class ConnectionNotes:
@@ -34,13 +35,13 @@ class ConnectionNotes:
         self._on_refusal = on_refusal
         self._lock = threading.Lock()
         self._tried: set[object] = set()
-        self._refusal_of_round = ""
-        self._refusal = ""
+        self._refusal_of_round: RegistryError | None = None
+        self._refusal: RegistryError | None = None
         self._failure = ""
 
     @property
-    def refusal(self) -> str:
-        """Why every server refuses us, or empty."""
+    def refusal(self) -> RegistryError | None:
+        """Why there is no server for us, or None."""
         return self._refusal
 
     @property
@@ -53,25 +54,26 @@ class ConnectionNotes:
         is_verdict = False
         with self._lock:
             if address in self._tried:
-                is_verdict = bool(self._refusal_of_round)
-                self._refusal, self._refusal_of_round = self._refusal_of_round, ""
+                is_verdict = self._refusal_of_round is not None
+                self._refusal, self._refusal_of_round = self._refusal_of_round, None
                 self._tried.clear()
             self._tried.add(address)
         if is_verdict:
             self._on_refusal()
 
-    def fail(self, text: str, *, is_refusal: bool = False) -> None:
+    def fail(self, text: str, refusal: RegistryError | None = None) -> None:
         """Note how the attempt ended."""
         with self._lock:
             self._failure = text
-            if is_refusal:
-                self._refusal_of_round = text
+            if refusal is not None:
+                self._refusal_of_round = refusal
 
     def connected(self) -> None:
         """Forget: a session was granted."""
         with self._lock:
             self._tried.clear()
-            self._refusal = self._refusal_of_round = self._failure = ""
+            self._refusal = self._refusal_of_round = None
+            self._failure = ""
 
 
 class NotingHandler(SequentialThreadingHandler):  # type: ignore[misc] # kazoo has no annotations
@@ -127,9 +129,9 @@ class NotingHandler(SequentialThreadingHandler):  # type: ignore[misc] # kazoo h
         return encrypted
 
     def _note(self, error: ssl.SSLError, host: str) -> None:
-        refusal = refusal_text(error, host)
-        reason = error.reason or error
-        self._notes.fail(refusal or f"TLS: {host}: {reason}: is that its secureClientPort?", is_refusal=bool(refusal))
+        refusal = refusal_of(error, host)
+        text = str(refusal) if refusal else f"TLS: {host}: {error.reason or error}: is that its secureClientPort?"
+        self._notes.fail(text, refusal)
 
     def select(self, readers: Any, writers: Any, others: Any, timeout: float | None = None) -> Any:
         """Wait as ``select`` does, and also see what TLS has decrypted already, which no file descriptor tells."""

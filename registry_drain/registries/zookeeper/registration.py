@@ -393,15 +393,22 @@ class ZooKeeperRegistration:
         sessions = self._node.sessions
         if not self._node.was_written:
             return self._result(RemovalOutcome.NOT_REGISTERED)
-        attempts = 0
+        attempts, is_ended = 0, False
         try:
             for attempt in retrying(deadline):
                 with attempt:
                     attempts += 1
                     for session in reversed(sessions):  # the newest holds the node
                         session.end(deadline)
+                    is_ended = True
                     return self._prove(deadline, attempts)
         except PermissionRefusedError as error:
+            if not is_ended:
+                # The session was lost, and the credentials are no longer good enough to resume it.
+                detail = (
+                    f"{error}; ZooKeeper removes it {self._settings.session_timeout:g} s after it last heard from us"
+                )
+                return self._result(RemovalOutcome.REFUSED, detail, attempts)
             return self._result(RemovalOutcome.UNVERIFIABLE, f"its session is closed, but: {error}", attempts)
         except RegistryDrainError as error:
             detail = f"{error}; ZooKeeper removes it after {self._settings.session_timeout:g} s without us"

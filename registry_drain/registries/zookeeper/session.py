@@ -188,9 +188,11 @@ class ZooKeeperSession:
             elif state == KazooState.SUSPENDED:
                 self._phase = SessionPhase.SUSPENDED
             else:
-                was_answered = self._is_ending and self._phase is SessionPhase.CONNECTED
+                # kazoo says CONNECTED before it authenticates: a goodbye may still wait when that fails.
+                is_unknown = keeper_state == KeeperState.AUTH_FAILED
+                was_answered = self._is_ending and self._phase is SessionPhase.CONNECTED and not is_unknown
                 self._is_dead = keeper_state == KeeperState.EXPIRED_SESSION or was_answered
-                self._is_refused = keeper_state == KeeperState.AUTH_FAILED and not self._client.was_hung_up_on
+                self._is_refused = is_unknown and not self._client.was_hung_up_on
                 self._phase = SessionPhase.OVER
             is_over = self._phase is SessionPhase.OVER
             waiters = list(self._waiters)
@@ -338,8 +340,8 @@ class ZooKeeperSession:
     def _check_usable(self) -> None:
         if self._is_refused:
             raise self._credentials_refused()
-        if refusal := self._notes.refusal:
-            raise PermissionRefusedError(f"{self._settings.url}: {refusal}")
+        if (refusal := self._notes.refusal) is not None:
+            raise type(refusal)(f"{self._settings.url}: {refusal}")
         if self._process_id != os.getpid():
             raise RegistryUnavailableError(f"{self._settings.url}: this session belongs to the process that forked us")
         if self._phase is SessionPhase.OVER:
@@ -486,6 +488,8 @@ class ZooKeeperSession:
             raise
         resumed.begin_end()
         deadline.wait(resumed._over)
+        if resumed._is_refused:
+            raise resumed._credentials_refused()
         return resumed.is_dead
 
 

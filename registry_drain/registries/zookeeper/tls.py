@@ -12,7 +12,7 @@ import ssl
 from dataclasses import dataclass
 from pathlib import Path
 
-from registry_drain.errors import ConfigurationError
+from registry_drain.errors import ConfigurationError, PermissionRefusedError, RegistryError
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,15 +94,17 @@ def _check_readable(option: str, file: Path, url: str) -> None:
         raise ConfigurationError(f"{url}: {option} {file}: {error.strerror}") from None
 
 
-def refusal_text(error: ssl.SSLError, host: str) -> str:
-    """Return why a TLS connection to ``host`` can never come about, or an empty text if that is not sure.
+def refusal_of(error: ssl.SSLError, host: str) -> RegistryError | None:
+    """Return why a TLS connection to ``host`` can never come about, or None if that is not sure.
 
-    An alert is the other side's word; a failed verification is ours. An end of the connection is neither: it also is
-    how a server stops, and how one answers that speaks no TLS.
+    An alert is the other side's word; a failed verification is ours. What *we* do not trust is, as far as we are
+    concerned, not there; who does not take our certificate refuses our credentials. An end of the connection is
+    neither: it also is how a server stops, and how one answers that speaks no TLS.
     """
     if isinstance(error, ssl.SSLCertVerificationError):
-        return f"TLS: the certificate of {host} is refused: {error.verify_message}: check ca_file and the host name"
+        said = error.verify_message or error
+        return RegistryError(f"TLS: the certificate of {host} is not to be trusted: {said}: check ca_file and the name")
     reason = (error.reason or "").replace("_", " ").lower()
     if "alert" in reason and "internal error" not in reason:
-        return f"TLS: {host} refused us ({reason}): check cert_file, and what the server trusts"
-    return ""
+        return PermissionRefusedError(f"TLS: {host} refused us ({reason}): check cert_file, and what the server trusts")
+    return None
