@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from registry_drain.clock import Deadline
-from registry_drain.errors import PermissionRefusedError
+from registry_drain.errors import LiveOwnerError, PermissionRefusedError
 from registry_drain.registries.base import RegistryEntry, Removal, RemovalOutcome
 from registry_drain.registries.url import open_registry
 from registry_drain.testing.faults import HANG, LIE, REFUSED, REPLY_LOST, UNAVAILABLE, Step
@@ -256,6 +256,7 @@ def test_5_replaced_and_gone_again(deregister: Run, monkeypatch: pytest.MonkeyPa
     ran = deregister(*WHICH)
     assert ran.status == 5
     assert "came back at once" in ran.complaint
+    assert "did not come back" not in ran.complaint
 
 
 def test_7_refused_half_way(deregister: Run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -331,6 +332,14 @@ def test_a_live_entry_is_removed_by_force(deregister: Run, faulty: FaultyRegistr
     assert deregister(*words).status == 7
     assert deregister(*words, "--force").status == 0
     eventually(lambda: not faulty.cluster.entries())
+
+
+def test_7_force_is_offered_where_it_helps(deregister: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was registered anew is not removed by force either, so that nobody is sent there."""
+    install(_Scripted(LiveOwnerError("registered anew since it was shown")), monkeypatch)
+    assert "--force" not in deregister(*WHICH).complaint
+    install(_Scripted(LiveOwnerError("it lives", yields_to_force=True)), monkeypatch)
+    assert "it lives; or use --force" in deregister(*WHICH).complaint
 
 
 def test_permission_lost_while_watching(deregister: Run, monkeypatch: pytest.MonkeyPatch) -> None:
