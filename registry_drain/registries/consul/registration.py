@@ -11,7 +11,7 @@ Meta, and everything in this package shows that one.
 
 **Taking over.** A new incarnation therefore removes its predecessors on the same agent by itself, right after it is
 listed: those with its instance id and another incarnation, dead or alive. A predecessor that still lives notices with
-its next heartbeat, and gives way. If their agent has lost both, each registers again, and the younger removes the elder.
+its next heartbeat, and gives way. If an agent has lost both, each registers again, and the younger removes the elder.
 
 **Heartbeats.** A daemon thread passes the TTL check. When the agent does not know the check any more, and no successor
 stands there, it either lost us, and the thread registers again, or an operator removed us, and we stay out until we are
@@ -109,6 +109,7 @@ class ConsulRegistration:
         self._agent: AgentIdentity | None = None  # which agent that was
         self._is_agent_asked = False
         self._has_yielded = False  # to a successor that stands on our agent
+        self._is_unsettled = False  # registered again, and not looked since who else has
         self._removed = ""
         self._on_removed: Callable[[str], None] | None = None
         self._is_adopted = False  # the entry is our predecessor's until it says otherwise: do not remove it
@@ -250,7 +251,7 @@ class ConsulRegistration:
                 self._put(deadline)
         if is_known:
             self._note_taken(sent_at, deadline)
-            return ""
+            return self._settle(deadline) if self._is_unsettled else ""
         if is_between:
             return "lost, or deregistered, during a hand-over: whoever wins it registers again"
         with self._lock:
@@ -301,15 +302,34 @@ class ConsulRegistration:
             with self._lock:
                 if self._is_offered:
                     return "offered to the next process, which registers it"
+            with self._lock:
+                self._is_unsettled = True
             self._put(deadline)
             with self._lock:
                 self._is_registered = not self._is_fenced
-        for elder in found.elders:
-            self._take_over(elder, deadline)
         why = "its successor has left" if self._has_yielded else str(gone)
         why = "only its check was gone" if found.has_ours else why
         _log.warning("%s: %s had lost it, registered again: %s", self._instance, self._address.url, why)
-        return ""
+        return self._settle(deadline)
+
+    def _settle(self, deadline: Deadline) -> str:
+        """Look who else has registered meanwhile, since nobody can look and register at once: the youngest stays.
+
+        Returns:
+            That we gave way; else empty.
+        """
+        found = self._own.on_agent(self._writer, deadline)
+        if found.successor:
+            with self._writing():
+                self._writer.native(deadline).agent.service.deregister(self._own.consul_id)
+        for elder in found.elders:
+            self._take_over(elder, deadline)
+        with self._lock:
+            self._is_unsettled = False
+            if not found.successor:
+                return ""
+            self._has_yielded, self._is_registered = True, False
+        return f"its successor {found.successor} is registered: this one gives way"
 
     # --- removed by an operator ---------------------------------------------------------------------------------------
 
@@ -343,8 +363,8 @@ class ConsulRegistration:
         if found.successor:
             raise LiveOwnerError(f"{self._address.url}: {self._instance}: its successor {found.successor} has the id")
         self._register(deadline, takes_over=False)
-        for elder in found.elders:
-            self._take_over(elder, deadline)
+        if trouble := self._settle(deadline):
+            raise LiveOwnerError(f"{self._address.url}: {self._instance}: {trouble}")
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
