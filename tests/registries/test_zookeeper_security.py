@@ -22,16 +22,18 @@ from registry_drain.errors import (
     ConfigurationError,
     MissingExtraError,
     PermissionRefusedError,
+    RegistryDrainError,
     RegistryUnavailableError,
 )
 from registry_drain.instance import ServiceInstance
+from registry_drain.registries.abilities import RemovalResult
 from registry_drain.registries.base import RemovalOutcome
 from registry_drain.registries.url import open_registry
 from registry_drain.registries.zookeeper import ZooKeeperRegistry
 from tests.conftest import NewZooKeeper, _require
 from tests.registries.zookeeper_bench import INSTANCE, SERVICE, within
 from tests.registries.zookeeper_identities import ADMIN, USERS, GuardedStage, Identities, digest_acl
-from tests.support.processes import eventually
+from tests.support.processes import eventually, free_port
 from tests.support.tcp_proxy import TcpProxy
 from tests.support.zookeeper_process import ZooKeeperServer, find_zookeeper
 
@@ -354,6 +356,34 @@ def _remove_other(registry: ZooKeeperRegistry, stage: GuardedStage) -> None:
         assert client.exists(f"{stage.base}/{SERVICE}/old") is None
 
 
+def _remove_several(registry: ZooKeeperRegistry, stage: GuardedStage) -> None:
+    entries = registry.entries(SERVICE, within())
+    results: list[RemovalResult] = []
+    registry.remove_many(entries, within(), lambda _, result: results.append(result))
+    [result] = results
+    if isinstance(result, RegistryDrainError):
+        raise result
+    assert result.outcome is RemovalOutcome.CONFIRMED
+    with stage.eyes() as client:
+        assert client.exists(entries[0].locator) is None
+
+
+def _drain(registry: ZooKeeperRegistry, _stage: GuardedStage) -> None:
+    [entry] = registry.entries(SERVICE, within())
+    assert registry.drain(entry, within()).is_out
+    [entry] = registry.entries(SERVICE, within())
+    assert not registry.undrain(entry, within()).is_out
+
+
+def _sweep(registry: ZooKeeperRegistry, stage: GuardedStage) -> None:
+    status = main(["sweep", registry.url, "--loopback", "--tries", "1", "--yes", "--force", "--quiet"])
+    with stage.eyes() as client:
+        is_gone = client.exists(f"{stage.base}/{SERVICE}/old") is None
+    if not is_gone:
+        # What cannot be read has no address that could be tried, and is left alone.
+        raise PermissionRefusedError(f"status {status}")
+
+
 def _register_and_leave(registry: ZooKeeperRegistry, stage: GuardedStage) -> None:
     registration = stage.registered(registry)
     assert registration.on_shutdown(within()).outcome is RemovalOutcome.CONFIRMED
@@ -379,6 +409,9 @@ LEAST_RIGHTS: dict[str, tuple[Callable[[ZooKeeperRegistry, GuardedStage], None],
     "list --service": (_list_one, {FOLDER: "r", NODE: "r"}),
     "watch": (_watch, {FOLDER: "r", NODE: "r"}),
     "deregister": (_remove_other, {FOLDER: "rd"}),
+    "deregister several": (_remove_several, {FOLDER: "rd"}),
+    "drain and undrain": (_drain, {FOLDER: "r", NODE: "rw"}),
+    "sweep": (_sweep, {BASE: "r", FOLDER: "rd", NODE: "r"}),
     "register": (_register_and_leave, {FOLDER: "c"}),
     "register the first of a service": (_register_first, {BASE: "c"}),
     "take over": (_take_over, {FOLDER: "cd", NODE: "r"}),
@@ -399,7 +432,7 @@ def test_the_least_rights_suffice_and_none_is_too_many(
     act, rights = LEAST_RIGHTS[name]
     paths = {BASE: stage.base, FOLDER: f"{stage.base}/{SERVICE}", NODE: f"{stage.base}/{SERVICE}/old"}
     given = {paths[key]: letters.replace(letter, "") if key == node else letters for key, letters in rights.items()}
-    data = b'{"id":"old","address":"192.0.2.1","port":80}'
+    data = b'{"name":"calculator","id":"old","address":"127.0.0.1","port":%d,"serviceType":"STATIC"}' % free_port()
     stage.plant(given, {paths[BASE]: b"", paths[FOLDER]: b"", paths[NODE]: data})
     registry = stage.registry(options=identities.option("digest", "deployer"))
     if node:
