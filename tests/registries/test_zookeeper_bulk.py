@@ -229,6 +229,43 @@ def test_a_successor_that_comes_between_two_chunks_stays(stage: Stage, monkeypat
         assert client.get_children(folder) == ["0017"]
 
 
+def test_a_successor_that_comes_beside_our_own_deletions_stays(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between a transaction and its proof: the folder's count tells ours from others'."""
+    monkeypatch.setattr(bulk_removal, "_MOST_IN_CHUNK", 5)
+    folder = f"{stage.base}/{SERVICE}"
+    registry = stage.registry()
+    whole = bulk_removal._ChunkRemoval._prove
+    with stage.eyes() as client:
+        plant(client, folder, numbered(15))
+        entries = registry.entries(None, within())
+
+        def late(chunk: bulk_removal._ChunkRemoval, *arguments: Any) -> None:
+            client.delete(f"{folder}/0012")
+            client.create(f"{folder}/0012", DATA)
+            monkeypatch.setattr(bulk_removal._ChunkRemoval, "_prove", whole)
+            whole(chunk, *arguments)
+
+        monkeypatch.setattr(bulk_removal._ChunkRemoval, "_prove", late)
+        kinds = remove(registry, entries).kinds()
+        assert kinds.pop("0012") is LiveOwnerError
+        assert set(kinds.values()) == {RemovalOutcome.CONFIRMED}
+        assert client.get_children(folder) == ["0012"]
+
+
+def test_live_owners_are_spared_without_force(stage: Stage) -> None:
+    """Where one look stands for all, too."""
+    folder = f"{stage.base}/{SERVICE}"
+    registry = stage.registry()
+    with stage.eyes() as client:
+        client.ensure_path(folder)
+        for name in numbered(6):
+            client.create(f"{folder}/{name}", DATA, ephemeral=int(name) % 2 == 0)
+        kinds = remove(registry, registry.entries(None, within())).kinds()
+        assert [kinds[name] for name in numbered(6)] == [LiveOwnerError, RemovalOutcome.CONFIRMED] * 3
+        entries = registry.entries(None, within())
+        assert set(remove(registry, entries, force=True).kinds().values()) == {RemovalOutcome.CONFIRMED}
+
+
 def test_who_puts_it_back_at_once_is_reported(stage: Stage) -> None:
     """What was shown is gone, and somebody stands there: told, and left alone."""
     registry = stage.registry()
