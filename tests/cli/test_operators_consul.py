@@ -119,3 +119,12 @@ def test_through_the_agent_that_is_named(deregister: Run, consul_agent: ConsulAg
     assert set(consul_agent.instances(unique)) == {"ghost"}
     assert deregister(*words, consul_agent.http_address).status == 0
     assert not consul_agent.instances(unique)
+
+
+def test_consuls_own_servers_are_not_meant(deregister: Run, consul_agent: ConsulAgent) -> None:
+    """Whoever removes everything on a node does not mean the server that lists it."""
+    words = (consul_agent.url, "--service", "consul", "--node", consul_agent.node_name)
+    ran = deregister(*words)
+    assert ran.status == 7
+    assert "belongs to Consul, which puts it back" in ran.complaint
+    assert set(consul_agent.instances("consul")) == {"consul"}

@@ -5,6 +5,7 @@ What they leave on their entries (looked up in their sources):
 =====================  ===============================================================================================
 system                 mark
 =====================  ===============================================================================================
+Consul's own servers   the id is ``consul``
 Nomad                  the id begins with ``_nomad-``; Meta ``external-source=nomad``
 consul-k8s, sync       Meta ``external-source=kubernetes``, ``external-k8s-ns``; the node is ``k8s-sync``
 consul-k8s, mesh       Meta ``managed-by=consul-k8s-endpoints-controller``, ``pod-name``, ``k8s-namespace``
@@ -24,6 +25,8 @@ from dataclasses import dataclass
 
 _SOURCE = "external-source"
 _NOMAD_PREFIX = "_nomad-"
+_OWN_ID = "consul"
+"""Of each server's entry, which the leader writes: ConsulServiceID in agent/structs/structs.go of hashicorp/consul."""
 _MESH_CONTROLLER = "consul-k8s-endpoints-controller"
 
 
@@ -53,6 +56,8 @@ _OF_SOURCE = {
 
 def manager_of(consul_id: str, meta: Mapping[str, str], node_meta: Mapping[str, str]) -> Manager | None:
     """Return who puts this entry back; None if nothing says that anybody does."""
+    if consul_id == _OWN_ID:
+        return Manager("Consul", "it is one of its own servers, which leaves by: consul leave")
     source = meta.get(_SOURCE, "").strip().lower() or node_meta.get(_SOURCE, "").strip().lower()
     if consul_id.startswith(_NOMAD_PREFIX):
         source = "nomad"
