@@ -365,8 +365,9 @@ def test_it_says_who_brought_one_back(registry_drain: Run, faulty: FaultyRegistr
     thread.join()
     assert done.is_set()
     ghost = one_ghost(ran)
-    assert (ran.status, ghost["outcome"], ghost["returned"]["owner"]) == (5, "came_back", "host-b")
-    assert "host-b" in ghost["comeback"]["who"]
+    assert (ran.status, ghost["status"], ghost["outcome"]) == (5, 5, "came_back")
+    assert ghost["watched_back"]["returned"]["owner"] == "host-b"
+    assert "host-b" in ghost["watched_back"]["brought_back_by"]["who"]
 
 
 def test_an_interruption_says_how_far_it_came(

@@ -72,7 +72,7 @@ def test_only_persistent_nodes_that_refuse_are_swept(
     assert ran.status == 0
     [ghost] = ran.document["ghosts"]
     assert (ghost["instance"]["id"], ghost["outcome"]) == ("ghost", "done")
-    assert ran.document["watched_back_s"] >= 0.3
+    assert ghost["watched_back"]["seconds"] >= 0.3
     assert left(other, unique) == {"answers", "kept", "junk", "ours"}
 
 

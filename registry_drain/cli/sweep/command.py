@@ -31,9 +31,9 @@ def main(arguments: Sequence[str] | None = None, *, program: str = "registry-dra
         "registry": None,
         "service": None,
         "is_dry_run": None,
+        "is_forced": None,
         "probed": None,
         "ghosts": [],
-        "watched_back_s": None,
     }
     return invoke(parser(program), _sweep, arguments, blank)
 
@@ -138,7 +138,7 @@ def _sweep(options: argparse.Namespace, output: Output, document: Document) -> V
         observes=options.observe,
         watch_back=options.watch_back,
     )
-    document.update(service=options.service, is_dry_run=not options.yes)
+    document.update(service=options.service, is_dry_run=not options.yes, is_forced=options.force)
     registry = open_registry(options.registry, SYSTEM_CLOCK)
     document["registry"] = registry.url
     since = CriticalSince(None) if options.critical_for is None else CriticalSince.of(registry.url)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from registry_drain.cli.comeback import Comeback
 from registry_drain.cli.entries import entry_document
 from registry_drain.cli.exit_status import ExitStatus
 from registry_drain.cli.outcome import Outcome
@@ -33,16 +32,14 @@ class Ghost:
         evidence: everything that was found.
         spared: why it is left alone; empty if it is to go.
         outcome: how its removal ended; None if none was tried.
-        returned: what came back; None if nothing did, or nobody looked.
-        comeback: who brought it back.
+        watched_back: what was seen of it afterwards, JSON-ready; None if nobody looked.
     """
 
     entry: RegistryEntry
     evidence: Sequence[Evidence]
     spared: str = ""
     outcome: Outcome | None = None
-    returned: RegistryEntry | None = None
-    comeback: Comeback | None = None
+    watched_back: object = None
 
     @property
     def is_to_go(self) -> bool:
@@ -69,11 +66,11 @@ def ghost_document(ghost: Ghost) -> dict[str, object]:
             for each in ghost.evidence
         ],
         "spared": ghost.spared or None,
+        "status": None if ghost.outcome is None else int(ghost.outcome.status),
         "outcome": None if ghost.outcome is None else ghost.outcome.status.word,
         "message": None if ghost.outcome is None else ghost.outcome.message,
         "removal": None if ghost.outcome is None else ghost.outcome.removal_document(),
-        "returned": None if ghost.returned is None else entry_document(ghost.returned),
-        "comeback": None if ghost.comeback is None else ghost.comeback.document(),
+        "watched_back": ghost.watched_back,
     }
 
 

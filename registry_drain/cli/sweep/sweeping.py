@@ -20,7 +20,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from registry_drain.cli.bulk import BulkRemoval, remove_all
-from registry_drain.cli.comeback import who_brought_back
 from registry_drain.cli.consent import Consent
 from registry_drain.cli.critical_since import CriticalSince
 from registry_drain.cli.exit_status import ExitStatus, status_of_error, worst
@@ -41,7 +40,7 @@ from registry_drain.cli.sweep.evidence import (
 from registry_drain.cli.sweep.probes import Answer, Endpoint, Probe, ProbePlan, probe_all
 from registry_drain.cli.sweep.report import Ghost, ghost_document, ghost_table
 from registry_drain.cli.table import write_table
-from registry_drain.cli.watch_back import BackWatch
+from registry_drain.cli.watched import watch_many
 from registry_drain.clock import Clock, Deadline
 from registry_drain.errors import RegistryError
 from registry_drain.registries.base import Registry, RegistryEntry
@@ -204,7 +203,7 @@ class Sweep:
         try:
             self._look_after([ghost for ghost in going if ghost.outcome is None], bulk)
             if self._request.watch_back and not is_interrupted:
-                self._watch_back([ghost for ghost in going if ghost.status is ExitStatus.DONE], listed)
+                self._watch_back(going, listed)
         except KeyboardInterrupt:
             is_interrupted = True
         self._report()
@@ -243,41 +242,22 @@ class Sweep:
                 message = f"{ghost.entry} is still there ({why})"
                 ghost.outcome = Outcome(ghost.entry, ExitStatus.INTERRUPTED, message)
 
-    def _watch_back(self, gone: Sequence[Ghost], listed: Iterable[RegistryEntry]) -> None:
+    def _watch_back(self, tried: Sequence[Ghost], listed: Iterable[RegistryEntry]) -> None:
         """Look for as long as asked whether any of them comes back, under its id or at its address."""
-        if not gone:
-            return
-        seconds = self._request.watch_back
-        self._output.remark(f"removed {len(gone)}; looking for {seconds:g} s whether they come back")
-        watch = BackWatch([ghost.entry for ghost in gone], listed)
-        blind: RegistryError | None
-        try:
-            watch.run(self._registry, seconds=seconds, read_timeout=self._request.timeout, clock=self._clock)
-            blind = watch.failure
-        except RegistryError as error:
-            blind = error
-        finally:
-            self._document["watched_back_s"] = round(watch.looked_for, 3)
-            for position, back in watch.returned.items():
-                self._came_back(gone[position], back.entry, back.after)
-        if blind is None:
-            return
-        status = ExitStatus.UNREACHABLE if blind.retryable else ExitStatus.UNVERIFIABLE
-        for ghost in gone:
-            if ghost.returned is None:
-                message = f"{ghost.entry} was removed; whether it comes back cannot be seen: {blind}"
-                removal = None if ghost.outcome is None else ghost.outcome.removal
-                ghost.outcome = Outcome(ghost.entry, status, message, removal)
-
-    def _came_back(self, ghost: Ghost, entry: RegistryEntry, after: float) -> None:
-        comeback = who_brought_back(ghost.entry, entry, self._registry.url)
-        ghost.returned, ghost.comeback = entry, comeback
-        message = (
-            f"{ghost.entry} was removed, and {after:.1f} s later {comeback.who} had registered it again:"
-            f" {comeback.advice}"
+        before = [ghost.outcome for ghost in tried if ghost.outcome is not None]
+        seen: list[Document] = [{} for _ in before]
+        after = watch_many(
+            self._registry,
+            before,
+            listed,
+            seen,
+            seconds=self._request.watch_back,
+            read_timeout=self._request.timeout,
+            output=self._output,
+            clock=self._clock,
         )
-        removal = None if ghost.outcome is None else ghost.outcome.removal
-        ghost.outcome = Outcome(ghost.entry, ExitStatus.CAME_BACK, message, removal)
+        for ghost, outcome, document in zip(tried, after, seen, strict=True):
+            ghost.outcome, ghost.watched_back = outcome, document.get("watched_back")
 
     def _report(self) -> None:
         self._document["ghosts"] = [ghost_document(ghost) for ghost in self._ghosts]
