@@ -9,7 +9,8 @@ import pytest
 
 from registry_drain.clock import SYSTEM_CLOCK
 from registry_drain.errors import ConfigurationError, LiveOwnerError, RegistryDataError, RegistryUnavailableError
-from registry_drain.registries.base import RegistryEntry, RemovalOutcome
+from registry_drain.registries.abilities import RemovalResult
+from registry_drain.registries.base import RegistryEntry, Removal, RemovalOutcome
 from registry_drain.registries.consul import ConsulRegistry
 from registry_drain.registries.url import parse_registry_url
 from tests.registries.consul_tools import Liar, Lie, Members, entry_of, put_ghost, put_service, soon
@@ -174,6 +175,36 @@ def test_an_agent_that_lies_about_its_node_is_not_believed(cluster: ConsulCluste
         assert other.requests
         assert not [each for each in other.requests if each[0] == "PUT"]
     owner.put("/v1/agent/service/deregister/x")
+
+
+def test_agents_that_do_not_listen_are_not_all_tried(cluster: ConsulCluster, unique: str) -> None:
+    """Ten living nodes, whose agents refuse connections: three are tried, and the entries still go."""
+    ours = cluster.agents[1]
+    nodes = [f"deaf-{unique[-8:]}-{number}" for number in range(10)]
+    for node in nodes:
+        put_ghost(ours, unique, "x", node)
+        check = {"CheckID": "serfHealth", "Name": "Serf Health Status", "Status": "passing"}
+        ours.put("/v1/catalog/register", {"Node": node, "Address": "192.0.2.9", "Check": check})
+    tried: list[str] = []
+
+    def gossip(_: str, path: str) -> Lie | None:
+        if "/v1/agent/members" not in path:
+            return None
+        return 200, json.dumps([{"Name": node, "Status": 1, "Addr": "127.0.0.2"} for node in nodes]).encode()
+
+    def deaf(_: str, path: str) -> Lie:
+        tried.append(path)
+        return 500, b"not to you"
+
+    with Liar(ours, gossip) as front, Liar(None, deaf, at=("127.0.0.2", front.port)), Members() as members:
+        registry = members.registry(f"consul://{front.address}")
+        results: list[RemovalResult] = []
+        registry.remove_many(registry.entries(unique, soon()), soon(30), lambda _, result: results.append(result))
+    assert len(tried) == 3
+    assert [isinstance(each, Removal) and each.outcome for each in results] == [RemovalOutcome.CONFIRMED] * 10
+    assert all("could not be asked and lives" in str(each) for each in results)
+    for node in nodes:
+        ours.put("/v1/catalog/deregister", {"Node": node})
 
 
 def test_the_same_id_on_two_nodes(cluster: ConsulCluster, unique: str) -> None:

@@ -179,22 +179,29 @@ def test_an_error_of_the_receiver_is_not_retried(consul_agent: ConsulAgent, uniq
     assert len(told) == 1
 
 
-def test_a_lost_answer_is_no_doubt_for_long(consul_agent: ConsulAgent, unique: str, node: str) -> None:
-    """The transaction took effect and its answer was lost: the next look proves it."""
+@pytest.mark.parametrize("took_effect", [True, False])
+def test_a_lost_transaction_is_no_doubt_for_long(
+    consul_agent: ConsulAgent, unique: str, node: str, took_effect: bool
+) -> None:
+    """Its answer was lost, or it was: the next look tells, and what was settled before is not told again."""
     plant(consul_agent, unique, node, 10)
+    put_ghost(consul_agent, unique, "_nomad-x", node)
     lost: list[str] = []
 
     def loses(method: str, path: str) -> Lie | None:
         if (method, path) != ("PUT", "/v1/txn") or lost:
             return None
         lost.append(path)
-        for number in range(10):
+        for number in range(10) if took_effect else ():
             consul_agent.put("/v1/catalog/deregister", {"Node": node, "ServiceID": f"g{number}"})
         return 500, b"rpc error: lost"
 
     with Liar(consul_agent, loses) as front, Members() as members:
         registry = members.registry(f"consul://{front.address}")
         results = remove_all(registry, registry.entries(unique, soon()))
+        assert transactions(front) == (1 if took_effect else 2)
+    assert kind(results.pop(f"{node}/_nomad-x")) is LiveOwnerError
+    assert len(results) == 10
     assert {kind(each) for each in results.values()} == {RemovalOutcome.CONFIRMED}
 
 

@@ -123,6 +123,30 @@ def test_a_main_that_is_refused_keeps_its_twins(consul_agent: ConsulAgent, uniqu
     assert f"{unique}-1" not in consul_agent.get("/v1/agent/checks")
 
 
+def test_checks_that_were_registered_apart_go_with_their_service(
+    consul_agent: ConsulAgent, unique: str, node: str
+) -> None:
+    """As go-zero registers them, by the id of the service: through an agent and in the catalog, none is orphaned."""
+    check = {"ID": f"{unique}-1", "Name": "n", "ServiceID": f"{unique}-1", "TTL": "60s", "Status": "critical"}
+    put_service(consul_agent, unique, f"{unique}-1")
+    consul_agent.put("/v1/agent/check/register", check)
+    put_ghost(consul_agent, unique, f"{unique}-1", node)
+    listed = {"CheckID": f"{unique}-1", "Name": "n", "ServiceID": f"{unique}-1", "Status": "critical"}
+    consul_agent.put("/v1/catalog/register", {"Node": node, "Address": "192.0.2.9", "Check": listed})
+    with Members() as members:
+        registry = members.registry(consul_agent.url)
+        entries = registry.entries(unique, soon())
+        assert [[(each.id, each.is_own) for each in entry.checks if each.is_own] for entry in entries] == [
+            [(f"{unique}-1", True)]
+        ] * 2
+        for entry in entries:
+            removal = registry.remove(entry, soon())
+            assert removal.outcome is RemovalOutcome.CONFIRMED, removal
+    assert f"{unique}-1" not in consul_agent.get("/v1/agent/checks")
+    left = {each["CheckID"] for each in consul_agent.get("/v1/health/state/any?consistent")}
+    assert f"{unique}-1" not in left
+
+
 def test_a_sidecar_that_the_agent_removes_by_itself(consul_agent: ConsulAgent, unique: str) -> None:
     """A proxy that came with its service (``connect.sidecar_service``) is named, and gone."""
     put_service(consul_agent, unique, f"{unique}-1", Connect={"SidecarService": {}})

@@ -7,7 +7,7 @@ from urllib.parse import quote
 
 import pytest
 
-from registry_drain.errors import InstanceNotFoundError, LiveOwnerError
+from registry_drain.errors import InstanceNotFoundError, LiveOwnerError, RegistryDataError
 from registry_drain.registries.base import RemovalOutcome
 from tests.conftest import NewConsulCluster
 from tests.registries.consul_tools import Liar, Lie, Members, entry_of, instance, put_ghost, put_service, soon
@@ -135,9 +135,13 @@ def test_a_ghost_of_a_dead_agent(new_consul_cluster: NewConsulCluster, unique: s
 
         eventually(ghost_is_dead, timeout=60, because="the gossip has noticed")
         (entry,) = [each for each in registry.entries(unique, soon()) if each.id == "ghost"]
+        with pytest.raises(RegistryDataError, match="which keeps it, is down, so that callers leave it out already"):
+            registry.drain(entry, soon())
         removal = registry.remove(entry, soon())
         assert removal.outcome is RemovalOutcome.CONFIRMED, removal
         assert "if it starts again with its data, it puts the entry back" in removal.detail
+        assert "on that host, run: consul services deregister -id=ghost; if the host is gone" in removal.detail
+        assert removal.detail.endswith(f"consul force-leave {owner.node_name}")
         assert set(cluster.server.instances(unique)) == {"bystander"}
         owner.start()
         eventually(lambda: "ghost" in cluster.server.instances(unique), timeout=60, because="the warning was right")

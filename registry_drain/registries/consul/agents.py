@@ -25,6 +25,8 @@ from registry_drain.registries.consul.http import ConsulAddress, ConsulClient
 
 _OTHER_AGENT_WITHIN = 2.0
 """Seconds for another agent's answer: most listen on loopback only, and a firewall says nothing."""
+_MOST_SILENT = 3
+"""Agents that did not answer until no other is tried: where three do not listen to us, the next 500 hardly will."""
 _ALIVE = 1
 """The Status of an alive member, from hashicorp/serf's member states."""
 
@@ -60,6 +62,7 @@ class Agents:
         self._identities: dict[ConsulClient, _Identity | None] = {}
         self._others: dict[str, ConsulClient | None] = {}
         self._members: dict[str, str] | None = None
+        self._silent = 0
 
     def close(self) -> None:
         """Cut the connections to other agents than our own. Idempotent."""
@@ -87,7 +90,9 @@ class Agents:
             return self._named(self._explicit, target, deadline, is_ambiguous=is_ambiguous)
         identity = self._identity(self._client, deadline)
         if identity is None:
-            if not is_ambiguous and not self._client.address.dc and keeps(self._client, target, deadline):
+            # Our agent is alive, so that it cannot be a dead node's: 500 ghosts need not be asked for one by one.
+            may_be_ours = target.is_node_alive is True and not is_ambiguous and not self._client.address.dc
+            if may_be_ours and keeps(self._client, target, deadline):
                 return Owner(self._client)
         elif self._is_of(identity, target):
             return self._asked(self._client, target, deadline)
@@ -124,6 +129,8 @@ class Agents:
 
     def _elsewhere(self, target: Listed, deadline: Deadline) -> Owner:
         if target.node not in self._others:
+            if self._silent >= _MOST_SILENT:
+                return Owner()
             host = self._gossip(deadline).get(target.node)
             is_other = host is not None and host != self._client.address.host
             self._others[target.node] = ConsulClient(self._client.address.at(host)) if host and is_other else None
@@ -136,7 +143,7 @@ class Agents:
             if identity is not None and self._is_of(identity, target):
                 return self._asked(client, target, bounded)
         except RegistryDrainError:
-            pass  # out of reach, or it refuses us: the catalog is left, and the outcome says so
+            self._silent += 1  # out of reach, or it refuses us: the catalog is left, and the outcome says so
         client.abort()
         self._others[target.node] = None
         return Owner()
