@@ -212,6 +212,10 @@ class InFlight:
         finally:
             self.end(key)
 
+    def keys(self) -> list[int | DescribedRequest]:
+        """Return what stands for the requests in flight that somebody has told of."""
+        return list(self._active.copy())
+
     def told(self) -> dict[int | DescribedRequest, InFlightRequest]:
         """Return the requests in flight that somebody has told of, by key; those of sources are not among them."""
         return {key: _described(record) for key, record in self._active.copy().items()}

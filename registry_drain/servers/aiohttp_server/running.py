@@ -123,16 +123,16 @@ class RunningAiohttp:
 
     def _connections(self) -> list[Connection]:
         server = self._runner.server
-        return [] if server is None else server.connections
+        return [] if server is None else [each for each in server.connections if isinstance(each, Connection)]
 
     def _close_quiet(self, now: float) -> None:
         connections = self._connections()
         for connection in connections:
-            if connection in self._tracking.served or has_more(connection):
+            if connection.served is not None or has_more(connection):
                 self._first_seen.pop(connection, None)
                 continue
             since = self._first_seen.setdefault(connection, now)
-            ended_at = self._tracking.ended_at.get(connection)
+            ended_at = connection.ended_at
             quiet = self._idle_quiet
             if ended_at is None:
                 quiet = max(quiet, _UNUSED_QUIET)
@@ -143,7 +143,7 @@ class RunningAiohttp:
 
     def _close_websockets(self, *, is_insisting: bool) -> None:
         closing = 0
-        for served in list(self._tracking.served.values()):
+        for served in self._tracking.served:
             websocket = served.websocket
             if websocket is None or served.is_sent_away or websocket.closed:
                 continue
@@ -160,7 +160,7 @@ class RunningAiohttp:
     async def cut_off(self) -> tuple[InFlightRequest, ...]:
         """Cancel the requests, await them, close every connection; return what was in flight."""
         cut = self._in_flight.snapshot()
-        left = list(self._tracking.served.values())
+        left = self._tracking.served
         tasks: list[asyncio.Task[object]] = [each.task for each in left if _is_to_be_cut(each) and each.task]
         for served in left:
             served.is_cut = True

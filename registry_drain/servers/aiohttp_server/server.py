@@ -107,10 +107,10 @@ class AiohttpServer(ASGIAdapter):
         server = runner.server
         if server is None:
             raise ServerError("aiohttp has set up no server")
-        self._tracking.attach(server)
+        new_connection = self._tracking.attach(server)
         loop = asyncio.get_running_loop()
         listeners = [
-            await loop.create_server(server, sock=sock, ssl=self._ssl_context, backlog=self._backlog)
+            await loop.create_server(new_connection, sock=sock, ssl=self._ssl_context, backlog=self._backlog)
             for sock in sockets
         ]
         return RunningAiohttp(runner, listeners, self._tracking, self.in_flight, idle_quiet=self._idle_quiet)
