@@ -14,6 +14,7 @@ from tests.hosted.gunicorn_bench import (
     WORKERS,
     Gunicorn,
     Site,
+    group_members,
     listed_owners,
     site,
     stopped,
@@ -116,3 +117,20 @@ def test_binary_upgrade(tmp_path: Path) -> None:
         gunicorn.wait_stopped()
         assert here.failures() == [], gunicorn.process.output()
         assert here.changes() == LISTED_AND_GONE
+
+
+def test_the_master_is_killed(tmp_path: Path) -> None:
+    """Its workers end, uvicorn's too, which do not look whether their master is there: else they would serve for ever.
+
+    Nobody deregisters then; the registration expires by itself.
+    """
+    gunicorn = Gunicorn(tmp_path, "uvicorn")
+    with site(gunicorn) as here:
+        workers = here.gunicorn.children()
+        assert workers
+        gunicorn.process.kill()
+        eventually(
+            lambda: not workers & group_members(gunicorn.process.pid),
+            timeout=40,
+            because="no worker outlives its master",
+        )

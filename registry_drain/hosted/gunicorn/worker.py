@@ -288,11 +288,11 @@ class WorkerAgent:
                 os.kill(os.getpid(), signal.SIGTERM)
 
     def _is_abandoned(self) -> bool:
-        """Whether we were asked to go, and no master is going to tell us."""
+        """Whether the master is gone (SIGKILL), or we were asked to go and no master is going to tell us."""
+        if os.getppid() != self._worker.ppid:
+            return True  # gunicorn's own workers look for themselves, uvicorn's do not, and would serve for ever
         if self._asked_at is None:
             return False
-        if os.getppid() != self._worker.ppid:
-            return True
         return not self._board.phase.is_stopping and time.monotonic() - self._asked_at > ALONE_AFTER
 
 
