@@ -19,6 +19,7 @@ _COMMANDS = {
     "deregister": ("registry_drain.cli.deregister", "remove instances from a registry, and prove that they are gone"),
     "drain": ("registry_drain.cli.drain", "take instances out of rotation, without removing them"),
     "list": ("registry_drain.cli.list_command", "show what is registered, who owns it, and how it is"),
+    "schema": ("registry_drain.cli.schema.command", "print the JSON Schema of a command's JSON"),
     "sweep": ("registry_drain.cli.sweep.command", "find instances that are dead, and remove them"),
     "undrain": ("registry_drain.cli.drain", "put instances back into rotation"),
 }
