@@ -114,9 +114,7 @@ class EntryRotation:
         if left and not is_out:
             details.append(f"a rule that is not ours still disables it: {left[0].node}")
         elif says_so and not is_out:
-            details.append(
-                "its URL says disabled=true until it registers anew, which Dubbo 2.7 and later do"
-            )
+            details.append("its URL says disabled=true until it registers anew, which Dubbo 2.7 and later do")
         return Rotation(str(entry), self._settings.url, bool(left) or says_so, _RULE, "; ".join(details))
 
     def _read(self, session: ZooKeeperSession, deadline: Deadline, *, needs_data: bool = True) -> tuple[bytes, Any]:
@@ -146,10 +144,8 @@ class EntryRotation:
         )
 
     def _without_state(self) -> RegistryDataError:
-        written = (
-            f"is written in the layout {self._entry.layout}, which" if self._entry.layout else "is in no layout that"
-        )
+        layout = f"the layout {self._entry.layout}" if self._entry.layout else "what it is written in"
         return RegistryDataError(
-            f"{self._entry} {written} has no state for an instance out of rotation; these have one:"
+            f"{self._entry}: {layout} has no state for an instance out of rotation; these layouts have one:"
             f" {', '.join(drainable_layouts())}"
         )

@@ -1,0 +1,454 @@
+"""Out of rotation and back, in each layout that has a state for it: nothing else changes, and nobody inherits it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from kazoo.security import make_acl
+
+from registry_drain.errors import (
+    InstanceNotFoundError,
+    LiveOwnerError,
+    PermissionRefusedError,
+    RegistryDataError,
+    RegistryUnavailableError,
+)
+from registry_drain.instance import ServiceInstance
+from registry_drain.registries.abilities import RotationRegistry
+from registry_drain.registries.base import RegistryEntry, RemovalOutcome
+from registry_drain.registries.zookeeper import ZooKeeperRegistry
+from registry_drain.registries.zookeeper.layouts import LAYOUTS, CuratorLayout
+from registry_drain.registries.zookeeper.layouts.base import SwitchableLayout, Switched
+from registry_drain.registries.zookeeper.layouts.dubbo_override import (
+    override_data,
+    override_name,
+    owner_in,
+    read_override,
+)
+from registry_drain.registries.zookeeper.layouts.json_edit import with_member
+from registry_drain.registries.zookeeper.layouts.url_named import Provider, read_provider
+from tests.registries.planted_nodes import ALL_PLANTED, DUBBO_NODE, SPRING, Planted
+from tests.registries.zookeeper_bench import INSTANCE, Stage, never, within
+from tests.support.processes import eventually
+from tests.support.tcp_proxy import TcpProxy
+from tests.support.zookeeper_process import ZooKeeperServer
+
+NewProxy = Callable[[str], TcpProxy]
+PATIENT = settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
+SWITCHABLE = [
+    planted
+    for planted in ALL_PLANTED
+    if isinstance(LAYOUTS[planted.layout], SwitchableLayout) and b"apache.dubbo" not in planted.data
+]
+STATELESS = sorted(
+    name for name, layout in LAYOUTS.items() if not isinstance(layout, SwitchableLayout) and name != "dubbo"
+)
+MENU = "com.acme.Menu"
+RULES = f"{MENU}/configurators"
+
+
+# --- the data, no server needed ---------------------------------------------------------------------------------------
+
+
+KEYS = st.sampled_from(["status", "a", "b", "payload", "ü", 'q"'])
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEYS, inner, max_size=3),
+    max_leaves=10,
+)
+
+
+@PATIENT
+@given(
+    document=st.dictionaries(KEYS, JSON, max_size=5),
+    path=st.lists(KEYS, min_size=1, max_size=3),
+    value=st.booleans() | st.text(max_size=5),
+    indent=st.none() | st.integers(0, 3),
+    is_ascii=st.booleans(),
+)
+def test_one_value_is_changed_and_nothing_else(
+    document: dict[str, Any], path: list[str], value: object, indent: int | None, is_ascii: bool
+) -> None:
+    """As if it had been set in what was read; and set to what it was, every byte is as before."""
+    data = json.dumps(document, indent=indent, ensure_ascii=is_ascii).encode()
+    changed = with_member(data, path, value)
+    expected = json.loads(data)
+    inner = expected
+    for key in path[:-1]:
+        if not isinstance(inner.get(key), dict):
+            inner[key] = {}
+        inner = inner[key]
+    was_there, before = path[-1] in inner, inner.get(path[-1])
+    inner[path[-1]] = value
+    assert json.loads(changed) == expected
+    if was_there and before == value and type(before) is type(value) and not isinstance(value, str):
+        assert changed == data
+
+
+def test_what_readers_do_not_see_stays() -> None:
+    """Spaces, the spelling of numbers and escapes, a key that stands twice: of that the last one counts."""
+    data = b' { "a" : 1.50e3, "\\u0061b": "\\/", "enabled":true ,"enabled" :\ttrue }\n'
+    assert with_member(data, ["enabled"], False) == data[:-7] + b"false }\n"
+    assert with_member(b"{ }", ["a"], 1) == b'{"a":1 }'
+    assert (
+        with_member(b'{"payload": null}', ["payload", "metadata", "x"], "y") == b'{"payload": {"metadata":{"x":"y"}}}'
+    )
+
+
+@PATIENT
+@given(st.binary(max_size=60) | st.sampled_from([b"[]", b'{"a":1} x', b'{"a":1,}', b"{", b'"a"', b"{" * 100_000]))
+def test_no_object_is_no_instance(data: bytes) -> None:
+    """Said, not broken."""
+    try:
+        is_object = isinstance(json.loads(data), dict)
+    except (ValueError, RecursionError):
+        is_object = False
+    if not is_object:
+        with pytest.raises(RegistryDataError, match="no JSON object"):
+            with_member(data, ["a"], 1)
+
+
+@pytest.mark.parametrize("planted", SWITCHABLE, ids=lambda each: f"{each.layout}-{each.node[:24]}")
+def test_the_switch_is_what_decode_looks_at(planted: Planted) -> None:
+    """Out, and back; a second time changes nothing; address and metadata but the switch stay."""
+    layout = LAYOUTS[planted.layout]
+    assert isinstance(layout, SwitchableLayout)
+    out = layout.switched(planted.node, planted.data, is_out=True)
+    assert layout.decode(planted.node, out.data).health == "maintenance"
+    assert layout.switched(planted.node, out.data, is_out=True).data == out.data
+    back = layout.switched(planted.node, out.data, is_out=False)
+    content = layout.decode(planted.node, back.data)
+    assert (content.health, content.address, content.port) == ("", planted.address, planted.port)
+    assert layout.switched(planted.node, back.data, is_out=False).data == back.data
+    switches = {"instance_status", "state"}
+    expected = {key: value for key, value in planted.metadata.items() if key not in switches}
+    assert {key: value for key, value in content.metadata.items() if key not in switches} == expected
+
+
+def test_springs_switch_is_one_word() -> None:
+    """Every other byte of the node is as Spring Cloud wrote it, and back again."""
+    out = CuratorLayout().switched("4f1", SPRING, is_out=True)
+    assert out.data == SPRING.replace(b'"UP"', b'"OUT_OF_SERVICE"')
+    assert out.how == "instance_status"
+    assert CuratorLayout().switched("4f1", out.data, is_out=False).data == SPRING
+
+
+def test_curators_switch_is_added_where_it_is_missing() -> None:
+    """As Curator writes it, at the end; back in rotation without it there is nothing to do."""
+    layout = CuratorLayout()
+    data = layout.encode(INSTANCE, 1.0)
+    out = layout.switched(INSTANCE.id, data, is_out=True)
+    assert out.data == data[:-1] + b',"enabled":false}'
+    assert "CURATOR-275" in out.detail
+    assert layout.switched(INSTANCE.id, data, is_out=False) == Switched(data, "enabled")
+
+
+def test_a_rule_of_dubbos_names_one_provider() -> None:
+    """By address, group and version, as its user guide writes it."""
+    provider = read_provider(DUBBO_NODE)
+    assert provider == Provider("192.168.56.1", 20880, "com.acme.MenuService", "red", "1.0")
+    name = override_name(provider)
+    assert name == (
+        "override%3A%2F%2F192.168.56.1%3A20880%2Fcom.acme.MenuService%3Fcategory%3Dconfigurators%26disabled%3Dtrue"
+        "%26dynamic%3Dfalse%26enabled%3Dtrue%26group%3Dred%26version%3D1.0"
+    )
+    rule = read_override(name)
+    assert rule is not None
+    assert rule.disables(provider)
+    for other in (
+        Provider("192.168.56.2", 20880, "com.acme.MenuService", "red", "1.0"),
+        Provider("192.168.56.1", 20881, "com.acme.MenuService", "red", "1.0"),
+        Provider("192.168.56.1", 20880, "com.acme.MenuService", "blue", "1.0"),
+        Provider("192.168.56.1", 20880, "com.acme.MenuService", "red", "2.0"),
+    ):
+        assert not rule.disables(other)
+
+
+@pytest.mark.parametrize(
+    ("name", "is_rule"),
+    [
+        ("override://0.0.0.0/com.acme.Menu?disabled=true", True),
+        ("override%3A%2F%2F10.0.0.7%3A80%2Fcom.acme.Menu%3Fdisabled%3Dtrue", True),
+        ("override://10.0.0.8/com.acme.Menu?disabled=true", False),
+        ("override://10.0.0.7:80/com.acme.Menu?disabled=true&enabled=false", False),
+        ("override://10.0.0.7:80/com.acme.Menu?weight=0", False),
+        ("override://", False),
+        ("dubbo://10.0.0.7:80/com.acme.Menu?disabled=true", False),
+        ("nonsense%%", False),
+    ],
+)
+def test_which_rules_disable(name: str, is_rule: bool) -> None:
+    """Everybody's and the provider's own; not those that are off, or that set something else."""
+    rule = read_override(name)
+    assert (rule is not None and rule.disables(Provider("10.0.0.7", 80, MENU, "", ""))) is is_rule
+
+
+@PATIENT
+@given(st.text(st.characters(codec="utf-8", exclude_characters="/"), max_size=60), st.binary(max_size=60))
+def test_foreign_rules_make_nobody_raise(name: str, data: bytes) -> None:
+    """Names and data of anybody."""
+    read_override(name)
+    read_override(f"override://{name}?disabled=true")
+    assert owner_in(data) is None
+    assert owner_in(override_data("0x1", "")) == "0x1"
+
+
+# --- on a server ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def stage(zookeeper_server: ZooKeeperServer, unique: str) -> Iterator[Stage]:
+    """Give a base path of the test's own on the shared server."""
+    stage = Stage(zookeeper_server, f"/{unique}")
+    yield stage
+    stage.close()
+
+
+def only(registry: ZooKeeperRegistry) -> RegistryEntry:
+    """Return the only entry."""
+    [entry] = registry.entries(None, within())
+    return entry
+
+
+@pytest.mark.parametrize("planted", SWITCHABLE, ids=lambda each: f"{each.layout}-{each.node[:24]}")
+def test_out_of_rotation_and_back(stage: Stage, planted: Planted) -> None:
+    """Listed as such, left out of watches, and put back; the same entry all the while."""
+    registry = stage.registry(options=f"&layout={planted.layout}")
+    assert isinstance(registry, RotationRegistry)
+    with stage.eyes() as client:
+        client.create(f"{stage.base}/svc/{planted.node}", planted.data, makepath=True, ephemeral=True)
+        entry = only(registry)
+        watch = registry.watch("svc", within())
+        rotation = registry.drain(entry, within(), reason="a deploy")
+        assert (rotation.is_out, rotation.subject, rotation.registry) == (True, str(entry), registry.url)
+        assert only(registry).health == "maintenance"
+        assert only(registry).version == entry.version
+        eventually(lambda: not watch.instances, timeout=10)
+        version = client.exists(entry.locator).version
+        assert "already" in registry.drain(entry, within()).detail
+        assert client.exists(entry.locator).version == version, "written though nothing had to change"
+        assert not registry.undrain(entry, within()).is_out
+        assert only(registry).health == ""
+        eventually(lambda: len(watch.instances) == 1, timeout=10)
+
+
+@pytest.mark.parametrize("name", [*STATELESS, "curator"])
+def test_layouts_without_a_state_name_those_that_have_one(stage: Stage, name: str) -> None:
+    """Nothing is written."""
+    planted = next(each for each in ALL_PLANTED if each.layout == name and each not in SWITCHABLE)
+    registry = stage.registry(options=f"&layout={name}")
+    with stage.eyes() as client:
+        path = f"{stage.base}/{LAYOUTS[name].folder('svc')}/{planted.node}"
+        client.create(path, planted.data, makepath=True)
+        reason = "Dubbo" if name == "curator" else "these layouts have one: curator, dubbo, rpcx, serverset"
+        for turn in (registry.drain, registry.undrain):
+            with pytest.raises(RegistryDataError, match=reason):
+                turn(only(registry), within())
+        assert client.exists(path).version == 0
+
+
+def test_what_has_left_stays_away(stage: Stage) -> None:
+    """Gone, or registered anew by a successor: said, and not a byte written."""
+    registry = stage.registry()
+    with stage.eyes() as client:
+        client.create(stage.path, SPRING, makepath=True)
+        entry = only(registry)
+        client.delete(stage.path)
+        for turn in (registry.drain, registry.undrain):
+            with pytest.raises(InstanceNotFoundError):
+                turn(entry, within())
+        assert client.exists(stage.path) is None
+        client.create(stage.path, SPRING)
+        for turn in (registry.drain, registry.undrain):
+            with pytest.raises(LiveOwnerError, match="anew"):
+                turn(entry, within())
+        assert client.get(stage.path)[0] == SPRING
+        with pytest.raises(InstanceNotFoundError, match="was not listed by"):
+            stage.registry(options="&layout=plain").drain(RegistryEntry("s", "i", locator="/elsewhere"), within())
+
+
+def test_what_is_written_meanwhile_is_kept(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between our look and our write its owner changed its metadata: both changes are there."""
+    registry = stage.registry()
+    changed = SPRING.replace(b'"app-1"', b'"app-2"')
+    whole = CuratorLayout.switched
+    with stage.eyes() as client:
+        client.create(stage.path, SPRING, makepath=True)
+
+        def late(layout: CuratorLayout, node: str, data: bytes, *, is_out: bool) -> Switched:
+            if client.exists(stage.path).version == 0:
+                client.set(stage.path, changed)
+            return whole(layout, node, data, is_out=is_out)
+
+        monkeypatch.setattr(CuratorLayout, "switched", late)
+        assert registry.drain(only(registry), within()).is_out
+        assert client.get(stage.path)[0] == changed.replace(b'"UP"', b'"OUT_OF_SERVICE"')
+
+
+def test_our_own_registration_leaves_the_switch_alone_and_renews_without_it(stage: Stage) -> None:
+    """While its session lives it is out of rotation; after an expiry it is a fresh instance."""
+    registration = stage.registered()
+    registry = stage.registry()
+    entry = only(registry)
+    assert registry.drain(entry, within()).is_out
+    never(lambda: only(registry).health != "maintenance", seconds=0.5, because="it was put back")
+    assert registration.is_registered
+    stage.expire(registration)
+    fresh = eventually(lambda: [each for each in registry.entries(None, within()) if not each.health], timeout=15)
+    assert fresh[0].version != entry.version
+    with pytest.raises(LiveOwnerError):
+        registry.undrain(entry, within())
+    assert registration.on_shutdown(within()).outcome is RemovalOutcome.CONFIRMED
+
+
+def test_writing_takes_the_permission(stage: Stage) -> None:
+    """Refused, and said."""
+    registry = stage.registry()
+    with stage.eyes() as client:
+        client.ensure_path(stage.path.rpartition("/")[0])
+        client.create(stage.path, SPRING, acl=[make_acl("world", "anyone", read=True)])
+        with pytest.raises(PermissionRefusedError):
+            registry.drain(only(registry), within())
+        assert client.get(stage.path)[0] == SPRING
+
+
+def test_a_write_that_is_cut_off_is_not_made_up_for_later(stage: Stage, tcp_proxy: NewProxy) -> None:
+    """A successor on the same path, with version 0 as well, is in rotation when the link is back."""
+    proxy = tcp_proxy(stage.server.hosts)
+    registry = stage.registry(hosts=proxy.address, session_timeout=10.0)
+    with stage.eyes() as client:
+        client.create(stage.path, SPRING, makepath=True)
+        entry = only(registry)
+        proxy.refuse()
+        proxy.drop_connections()
+        with pytest.raises(RegistryUnavailableError):
+            registry.drain(entry, within(1.0))
+        client.delete(stage.path)
+        client.create(stage.path, SPRING)
+        proxy.pass_through()
+        eventually(lambda: registry.entries(None, within()))
+        never(lambda: client.get(stage.path)[0] != SPRING, seconds=0.7, because="the late write hit a successor")
+
+
+# --- Dubbo's rules ----------------------------------------------------------------------------------------------------
+
+
+def provider_node(port: int) -> str:
+    """Return the name of a provider's node."""
+    instance = ServiceInstance(MENU, "10.0.0.7", port, metadata={"version": "1.0"})
+    return f"{MENU}/providers/{LAYOUTS['dubbo'].node_name(instance)}"
+
+
+def entry_at(registry: ZooKeeperRegistry, port: int) -> RegistryEntry:
+    """Return the provider on ``port``."""
+    [entry] = [each for each in registry.entries(MENU, within()) if each.port == port]
+    return entry
+
+
+@pytest.fixture
+def dubbo(stage: Stage) -> ZooKeeperRegistry:
+    """Give a registry of Dubbo's layout."""
+    return stage.registry(options="&layout=dubbo")
+
+
+def rules(client: Any, stage: Stage) -> list[str]:
+    """Return the names of all rules."""
+    return list(client.get_children(f"{stage.base}/{RULES}"))
+
+
+def test_dubbo_is_disabled_by_a_rule_that_outlives_us(stage: Stage, dubbo: ZooKeeperRegistry) -> None:
+    """Persistent, for this provider alone, with the reason; removed when it is put back."""
+    with stage.eyes() as client:
+        for port in (1, 2):
+            client.create(f"{stage.base}/{provider_node(port)}", b"", makepath=True, ephemeral=True)
+        rotation = dubbo.drain(entry_at(dubbo, 1), within(), reason="a deploy")
+        assert rotation.is_out
+        [name] = rules(client, stage)
+        data, stat = client.get(f"{stage.base}/{RULES}/{name}")
+        assert stat.ephemeralOwner == 0
+        assert json.loads(data)["reason"] == "a deploy"
+        assert [each.health for each in dubbo.entries(None, within())] == ["maintenance", ""]
+        assert [each.health for each in stage.registry(options="&layout=auto").entries(None, within())] == [
+            "maintenance",
+            "",
+        ]
+        assert "already" in dubbo.drain(entry_at(dubbo, 1), within()).detail
+        assert not dubbo.undrain(entry_at(dubbo, 1), within()).is_out
+        assert rules(client, stage) == []
+        assert "already" in dubbo.undrain(entry_at(dubbo, 1), within()).detail
+
+
+@pytest.mark.parametrize("is_bulk", [False, True])
+def test_a_removed_providers_successor_is_in_rotation(stage: Stage, dubbo: ZooKeeperRegistry, is_bulk: bool) -> None:
+    """The rule goes with the provider for which it was written."""
+    path = f"{stage.base}/{provider_node(1)}"
+    with stage.eyes() as client:
+        client.create(path, b"", makepath=True, ephemeral=True)
+        dubbo.drain(entry_at(dubbo, 1), within())
+        entry = entry_at(dubbo, 1)
+        if is_bulk:
+            results: list[object] = []
+            dubbo.remove_many([entry], within(), lambda _, result: results.append(result), force=True)
+            [removal] = results
+        else:
+            removal = dubbo.remove(entry, within(), force=True)
+        assert getattr(removal, "outcome", removal) is RemovalOutcome.CONFIRMED
+        assert rules(client, stage) == []
+        client.create(path, b"", ephemeral=True)
+        assert entry_at(dubbo, 1).health == ""
+
+
+def test_a_rule_whose_provider_has_left_is_cleared_by_whatever_comes_next(
+    stage: Stage, dubbo: ZooKeeperRegistry
+) -> None:
+    """Its provider died, a successor of another session has its address: the next turn in the interface ends it."""
+    path = f"{stage.base}/{provider_node(1)}"
+    with stage.eyes() as client:
+        client.create(f"{stage.base}/{provider_node(2)}", b"", makepath=True, ephemeral=True)
+        with stage.server.client() as first:
+            first.create(path, b"", ephemeral=True)
+            dubbo.drain(entry_at(dubbo, 1), within())
+        client.create(path, b"", ephemeral=True)
+        assert entry_at(dubbo, 1).health == "maintenance", "inherited so far, and shown"
+        dubbo.drain(entry_at(dubbo, 2), within())
+        assert entry_at(dubbo, 1).health == ""
+        assert entry_at(dubbo, 2).health == "maintenance"
+        assert len(rules(client, stage)) == 1
+
+
+def test_rules_of_others_are_left_alone(stage: Stage, dubbo: ZooKeeperRegistry) -> None:
+    """An admin console disabled everybody: shown, named, and not deleted."""
+    foreign = "override%3A%2F%2F0.0.0.0%2Fcom.acme.Menu%3Fcategory%3Dconfigurators%26disabled%3Dtrue%26dynamic%3Dfalse"
+    with stage.eyes() as client:
+        client.create(f"{stage.base}/{provider_node(1)}", b"", makepath=True)
+        client.create(f"{stage.base}/{RULES}/{foreign}", b"10.0.0.1", makepath=True)
+        entry = entry_at(dubbo, 1)
+        assert entry.health == "maintenance"
+        assert "already" in dubbo.drain(entry, within()).detail
+        rotation = dubbo.undrain(entry, within())
+        assert rotation.is_out
+        assert "not ours" in rotation.detail
+        removal = dubbo.remove(entry, within())
+        assert removal.outcome is RemovalOutcome.CONFIRMED
+        assert "not ours still disables its address" in removal.detail
+        assert rules(client, stage) == [foreign]
+
+
+def test_a_rule_is_written_for_nobody_who_has_left(stage: Stage, dubbo: ZooKeeperRegistry) -> None:
+    """Gone, or anew: no rule is left behind."""
+    path = f"{stage.base}/{provider_node(1)}"
+    with stage.eyes() as client:
+        client.create(path, b"", makepath=True)
+        entry = entry_at(dubbo, 1)
+        client.delete(path)
+        with pytest.raises(InstanceNotFoundError):
+            dubbo.drain(entry, within())
+        client.create(path, b"")
+        with pytest.raises(LiveOwnerError):
+            dubbo.drain(entry, within())
+        assert client.exists(f"{stage.base}/{RULES}") is None
