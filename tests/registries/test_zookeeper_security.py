@@ -144,6 +144,17 @@ def test_a_server_that_ends_during_sasl_has_refused_nobody(identities: Identitie
             thread.join()
 
 
+def test_a_server_without_sasl_is_named(new_zookeeper: NewZooKeeper, identities: Identities) -> None:
+    """It answers nothing, neither to SASL nor to anything behind it."""
+    stage = GuardedStage(new_zookeeper(), "/plain")
+    try:
+        options = f"{identities.option('sasl', 'deployer')}&timeout_s=2"
+        with pytest.raises(RegistryUnavailableError, match="does not finish SASL; is that enabled there"):
+            stage.registry(options=options).entries(None, within())
+    finally:
+        stage.close()
+
+
 def test_sasl_without_its_library_names_the_extra(identities: Identities, monkeypatch: pytest.MonkeyPatch) -> None:
     """Before anything is connected."""
     monkeypatch.setattr(importlib.util, "find_spec", lambda *_: None)

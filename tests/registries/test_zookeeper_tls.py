@@ -18,7 +18,7 @@ from registry_drain.errors import ConfigurationError, PermissionRefusedError, Re
 from registry_drain.registries.base import RemovalOutcome
 from registry_drain.registries.url import open_registry
 from registry_drain.registries.zookeeper import ZooKeeperRegistry
-from tests.conftest import _require
+from tests.conftest import NewZooKeeper, _require
 from tests.registries.zookeeper_bench import SERVICE, within
 from tests.registries.zookeeper_identities import USERS, GuardedStage, Identities
 from tests.support.processes import eventually, free_port
@@ -182,6 +182,20 @@ def _is_listed(registry: ZooKeeperRegistry) -> bool:
         return bool(registry.entries(SERVICE, within()))
     except RegistryUnavailableError:
         return False
+
+
+def test_a_certificate_that_nobody_asked_for_makes_us_nobody(
+    new_zookeeper: NewZooKeeper, unique: str, tls_files: TlsFiles
+) -> None:
+    """A server with clientAuth=none takes no list that names the creator, and that is said."""
+    stage = GuardedStage(new_zookeeper(tls=tls_files, client_auth="none"), f"/{unique}")
+    try:
+        registry = stage.tls_registry(f"{_files(tls_files)}&acl=creator")
+        with pytest.raises(PermissionRefusedError, match="does not know the holder of"):
+            stage.registration(registry).register(within())
+        stage.registered(stage.tls_registry(f"&ca_file={tls_files.ca}"))
+    finally:
+        stage.close()
 
 
 # --- files, no server needed ------------------------------------------------------------------------------------------

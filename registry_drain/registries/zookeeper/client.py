@@ -42,6 +42,12 @@ class SessionClient(KazooClient):  # type: ignore[misc] # kazoo has no annotatio
         """Whether SASL failed because the connection ended: so old ZooKeepers refuse, and so any one stops."""
         super().__init__(**options)
 
+    @property
+    def is_proving(self) -> bool:
+        """Whether SASL has begun on the last connection, and has not come to its end."""
+        exchange = getattr(self, "sasl_cli", None)
+        return exchange is not None and not exchange.complete
+
     def take_last_request(self) -> Any:
         """Return the request that this thread handed over last, once; None if there was none."""
         request, self._sent.request = getattr(self._sent, "request", None), None

@@ -350,7 +350,10 @@ class ZooKeeperSession:
 
     @property
     def _hint(self) -> str:
-        return ": ZooKeeper hung up during SASL; is auth_file right?" if self._client.was_hung_up_on else ""
+        if self._client.was_hung_up_on:
+            return ": ZooKeeper hung up during SASL; is auth_file right?"
+        # A server without SASL's provider answers nothing at all.
+        return ": it does not finish SASL; is that enabled there?" if self._client.is_proving else ""
 
     def _credentials_refused(self) -> PermissionRefusedError:
         return PermissionRefusedError(
@@ -380,7 +383,7 @@ class ZooKeeperSession:
         except CancelledSessionCallError:
             raise
         except KazooTimeoutError as error:
-            raise RegistryTimeoutError(f"{self._settings.url}: ZooKeeper did not answer in time") from error
+            raise RegistryTimeoutError(f"{self._settings.url}: ZooKeeper did not answer in time{self._hint}") from error
         except AuthFailedError as error:
             if self._client.was_hung_up_on:
                 raise RegistryUnavailableError(f"{self._settings.url}: the connection broke{self._hint}") from error
