@@ -49,6 +49,9 @@ logger = logging.getLogger(__name__)
 
 _FRAME_HEAD = 4
 _WAIT_LEN, _CLOSED = library.WAIT_LEN, library.CLOSED
+_Header = tuple[str, int, int]
+"""The method's name, the kind of message, its number."""
+_current_thread = threading.current_thread
 _read, _write, _ready = library.Connection.read, library.Connection.write, library.Connection.ready
 """On the path of every request, where looking them up costs."""
 _OVERTIME_S = 0.050
@@ -128,7 +131,7 @@ class ThriftNonblockingServer:
             self._listener = DrainableListener(sock, self._accept_for_loop)
             server = self._server
             self._transport.listen = do_nothing
-            server.tasks = _Tasks(self._begin)
+            server.tasks = _Tasks()
             server.clients = _Clients(self._track)
             self._handle_once: Callable[[], None] = server.handle
             self._thread.start()
@@ -214,31 +217,9 @@ class ThriftNonblockingServer:
     def _track(self, connection: Any) -> _TrackedConnection:
         if isinstance(connection, _TrackedConnection):
             return connection
-        return _TrackedConnection(connection, self._connections, self._thread, self._server.max_frame_size)
-
-    def _begin(self, task: list[Any]) -> None:
-        """See a message off to a worker."""
-        input_protocol, ready = task[1], task[4]
-        if ready is None:
-            return
-        tracked: Connection = ready.__self__.tracked
-        read_header: Callable[[], tuple[str, int, int]] = input_protocol.readMessageBegin
-        health_checks = self._health_check_methods
-        now, current_thread = self._connections.now, threading.current_thread
-
-        def read_message_begin() -> tuple[str, int, int]:
-            # In the worker's thread.
-            header = read_header()
-            tracked.thread = current_thread()
-            tracked.started_at = arrived_at = now()
-            if header[0] not in health_checks:
-                tracked.arrived_at = arrived_at
-                tracked.served += 1
-            tracked.name = header[0]
-            serving.set(tracked)
-            return header
-
-        input_protocol.readMessageBegin = read_message_begin
+        return _TrackedConnection(
+            connection, self._connections, self._thread, self._server.max_frame_size, self._health_check_methods
+        )
 
     # --- the stopping thread --------------------------------------------------------------------------------------
 
@@ -269,16 +250,22 @@ class _Clients(dict[int, Any]):
 
 
 class _Tasks(queue.Queue[list[Any]]):
-    """The workers' queue, which tells of each message."""
-
-    def __init__(self, begin: Callable[[list[Any]], None]) -> None:
-        super().__init__()
-        self._begin = begin
+    """The workers' queue, which makes each message tell its connection when it is served."""
 
     def _put(self, item: list[Any]) -> None:
         # The queue's own hook, called by put().
-        self._begin(item)
+        ready = item[4]
+        if ready is not None:
+            connection: _TrackedConnection = ready.__self__
+            protocol = item[1]
+            # A connection has one message in work at a time.
+            connection.read_header = protocol.readMessageBegin
+            protocol.readMessageBegin = connection.begin_message
         self.queue.append(item)
+
+
+def _no_message() -> _Header:
+    raise AssertionError("no message is in work")
 
 
 class _NoListener:
@@ -299,17 +286,52 @@ class _TrackedConnection(library.Connection):  # type: ignore[misc]  # thrift is
 
     Attributes:
         tracked: what the drain knows of it.
+        read_header: the ``readMessageBegin`` of the message in work.
+        begin_message: stands in for it.
     """
 
     def __init__(
-        self, connection: Any, connections: Connections, loop_thread: threading.Thread, max_frame_size: int
+        self,
+        connection: Any,
+        connections: Connections,
+        loop_thread: threading.Thread,
+        max_frame_size: int,
+        health_checks: frozenset[str],
     ) -> None:
         super().__init__(connection.socket, connection.wake_up, max_frame_size)
         self._plain: socket.socket = connection.socket
+        self._connections = connections
+        self._health_checks = health_checks
         self.tracked = Connection(connections, self._plain)
         self.tracked.thread = self._loop_thread = loop_thread
         self.tracked.is_waiting = True  # Nobody sleeps in a read: whether it is busy, the bytes tell.
+        self.tracked.is_timed = bool(health_checks) or not self.tracked.has_kernel_times
+        self.read_header: Callable[[], _Header] = _no_message
+        self.begin_message = self._begin_timed if self.tracked.is_timed else self._begin
         connections.add(self.tracked)
+
+    def _begin(self) -> _Header:
+        """Read a message's header, in a worker's thread; leave the times to the kernel."""
+        header = self.read_header()
+        tracked = self.tracked
+        tracked.thread = _current_thread()
+        tracked.served += 1
+        tracked.name = header[0]
+        serving.set(tracked)
+        return header
+
+    def _begin_timed(self) -> _Header:
+        """Do the same, tell health checks from requests, and note the times."""
+        header = self.read_header()
+        tracked = self.tracked
+        tracked.thread = _current_thread()
+        tracked.started_at = arrived_at = self._connections.now()
+        if header[0] not in self._health_checks:
+            tracked.arrived_at = arrived_at
+            tracked.served += 1
+        tracked.name = header[0]
+        serving.set(tracked)
+        return header
 
     def read(self) -> None:
         """Read what is there. In the loop's thread."""
@@ -339,7 +361,15 @@ class _TrackedConnection(library.Connection):  # type: ignore[misc]  # thrift is
     def write(self) -> None:
         """Write the answer, or more of it. In the loop's thread."""
         tracked = self.tracked
-        if tracked.connections.is_draining and not tracked.is_corked:
+        if not self._connections.is_draining:
+            _write(self)
+            if self.status == _WAIT_LEN:
+                # A drain that begins just now finds the connection idle, and closes it as such.
+                tracked.thread = self._loop_thread
+                tracked.name = ""
+                tracked.boundary = tracked.received - (self._unserved() if self.received else len(self._rbuf))
+            return
+        if not tracked.is_corked:
             tracked.cork(is_corked=True)
             tracked.is_corked = True
         _write(self)
@@ -370,6 +400,7 @@ class _TrackedConnection(library.Connection):  # type: ignore[misc]  # thrift is
 
     def close(self) -> None:
         """Close the socket."""
+        self.begin_message = _no_message  # a cycle, which would outlive the connection
         self.tracked.close()
         super().close()
         self.tracked.closed()
