@@ -173,6 +173,8 @@ def test_the_least_policy(
         assert took < 30, "it waited for what no waiting helps"
         assert re.search("Permission denied|needs (node|service):|the token (may not|needs)", said.err), said.err
         assert state(acl_agent, unique) == before
+        if 'node "NODE" { policy = "read" }' in rules:
+            assert f"the token needs service:write on {unique} and node:write on {node_of(unique)}" in said.err
     assert file.read_text() not in said.out + said.err
     acl_agent.request("PUT", f"/v1/agent/service/deregister/{unique}-x")
     acl_agent.put("/v1/catalog/deregister", {"Node": node_of(unique)})
