@@ -23,7 +23,7 @@ CODE = $(wildcard registry_drain tests benchmarks examples)
 # pytest's output is shown and kept: `make test` repeats the closing lines of each run at its end.
 LOGGED = | tee $(LOGS)/$@.log
 
-.PHONY: help venv servers demo test test-main test-py-consul test-pythons test-wheel recap lint \
+.PHONY: help venv servers demo test test-main test-py-consul test-pythons test-wheel compose-test recap lint \
 	format bench clean
 
 help: ## show this
@@ -58,7 +58,7 @@ test: ## everything: real servers, py-consul, every Python found, the wheel
 
 test-main: $(STAMP) servers ## the full suite on the main Python
 	@mkdir -p $(LOGS)
-	@$(BIN)/python -m pytest $(ARGS) $(LOGGED)
+	@$(BIN)/python -m pytest -m 'not compose' $(ARGS) $(LOGGED)
 
 # py-consul installs the same import name as python-consul, hence an environment of its own.
 $(PY_CONSUL)/.installed: pyproject.toml $(STAMP)
@@ -71,15 +71,16 @@ $(PY_CONSUL)/.installed: pyproject.toml $(STAMP)
 
 test-py-consul: $(PY_CONSUL)/.installed servers ## whatever concerns Consul and its client, with py-consul
 	@mkdir -p $(LOGS)
-	@$(PY_CONSUL)/bin/python -m pytest -k consul -m 'not slow' $(ARGS) $(LOGGED)
+	@$(PY_CONSUL)/bin/python -m pytest -k consul -m 'not slow and not compose' $(ARGS) $(LOGGED)
 
 # One level of recursion per interpreter, so that each has its own stamp, log and outcome.
-test-pythons: $(STAMP) ## the suite without servers and load, on every other Python 3.10 to 3.13 found
+test-pythons: $(STAMP) ## the suite without registries and load, on every other Python 3.10 to 3.13 found
 	@main=$$($(BIN)/python -c 'import sys; print(sys.version_info[:2])'); failed=; \
 	for python in $$(.ci/pythons); do \
 		if [ "$$($$python -c 'import sys; print(sys.version_info[:2])')" != "$$main" ]; then \
 			version=$$($$python -c 'import sys; print("%d.%d" % sys.version_info[:2])'); \
-			$(MAKE) test-python-$$version OTHER=$$python || failed="$$failed $$version"; \
+			less=; [ "$$python" = "$$(.ci/pythons | tail -n 1)" ] || less=' and not server_contract'; \
+			$(MAKE) test-python-$$version OTHER=$$python LESS="$$less" || failed="$$failed $$version"; \
 		fi; \
 	done; \
 	if [ -n "$$failed" ]; then echo "failed on Python$$failed"; exit 1; fi
@@ -95,7 +96,13 @@ test-pythons: $(STAMP) ## the suite without servers and load, on every other Pyt
 .PRECIOUS: .cache/venvs/python-%/.installed
 test-python-%: .cache/venvs/python-%/.installed
 	@mkdir -p $(LOGS)
-	@$(<D)/bin/python -m pytest -m 'not consul and not zookeeper and not slow' $(ARGS) $(LOGGED)
+	@$(<D)/bin/python -m pytest -m 'not consul and not zookeeper and not slow and not compose$(LESS)' $(ARGS) $(LOGGED)
+
+# The engine that was started for the tests is stopped after them, whatever became of them.
+compose-test: $(STAMP) ## docker-compose.yml, under load and faults; gets an engine where there is none
+	@mkdir -p $(LOGS)
+	@trap '.ci/engine stop' EXIT; .ci/engine start; . .cache/engine/environment; \
+	$(BIN)/python -m pytest tests/compose --timeout 900 $(ARGS) $(LOGGED)
 
 test-wheel: $(STAMP) ## build the wheel, install it with every extra, try both commands
 	@.ci/smoke $(BIN)/python

@@ -18,6 +18,7 @@ from typing import Protocol
 
 import pytest
 
+from registry_drain.testing.server_contract import ServerContract
 from tests.support.consul_process import ConsulAgent, ConsulCluster, find_consul
 from tests.support.leaks import child_processes, guarded_threads
 from tests.support.processes import eventually
@@ -76,8 +77,11 @@ class NewZooKeeper(Protocol):
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark tests by the servers that their fixtures need, before ``-m`` selects."""
+    """Mark tests by the servers that their fixtures need, and the contract of servers, before ``-m`` selects."""
     for item in items:
+        of_class = getattr(item, "cls", None)
+        if of_class is not None and issubclass(of_class, ServerContract):
+            item.add_marker("server_contract")
         fixtures = set(getattr(item, "fixturenames", ()))
         for marker, names in _NEEDS.items():
             if fixtures & names:
