@@ -97,6 +97,9 @@ def test_a_removed_one_does_not_come_back_with_a_new_session(stage: Stage) -> No
     stays_out(stage, registration)
     stage.expire(registration)
     never(stage.stat, seconds=LOOK, because="it came back with a new session")
+    with pytest.raises(RemovedByOperatorError):
+        registration.register(within())
+    assert stage.stat() is None
     registration.rejoin(within())
     assert registration.is_registered
     assert stage.stat()
@@ -183,6 +186,20 @@ def test_a_successor_is_left_alone_by_rejoin(stage: Stage) -> None:
     assert elder.on_shutdown(within()).outcome is RemovalOutcome.SUCCESSOR
     assert stage.stat().ephemeralOwner == owner
     assert successor.is_registered
+
+
+def test_a_successor_that_does_not_say_when_it_began_is_left_alone_too(stage: Stage) -> None:
+    """Whoever stands at a path that we once held came later, whatever its data say."""
+    registry = stage.registry(options="&layout=plain")
+    elder = stage.registered(registry)
+    (entry,) = registry.entries(INSTANCE.service, within())
+    registry.remove(entry, within(), force=True)
+    eventually(lambda: elder.removed_by_operator, timeout=15)
+    stage.registered(registry)
+    (before,) = registry.entries(INSTANCE.service, within())
+    with pytest.raises(LiveOwnerError):
+        elder.rejoin(within())
+    assert list(registry.entries(INSTANCE.service, within())) == [before]
 
 
 def test_a_removed_one_is_not_handed_over(stage: Stage) -> None:
