@@ -421,12 +421,15 @@ def test_a_rule_whose_provider_has_left_is_cleared_by_whatever_comes_next(
         assert len(rules(client, stage)) == 1
 
 
-def test_rules_of_others_are_left_alone(stage: Stage, dubbo: ZooKeeperRegistry) -> None:
-    """An admin console disabled everybody: shown, named, and not deleted."""
+@pytest.mark.parametrize("data", [b"10.0.0.1", b'{"owner":"0x1","reason":""}'])
+def test_rules_of_others_are_left_alone(stage: Stage, dubbo: ZooKeeperRegistry, data: bytes) -> None:
+    """An admin console disabled everybody, or just this one: shown, named, and not deleted."""
+    own_name = override_name(Provider("10.0.0.7", 1, MENU, "", "1.0"))
     foreign = "override%3A%2F%2F0.0.0.0%2Fcom.acme.Menu%3Fcategory%3Dconfigurators%26disabled%3Dtrue%26dynamic%3Dfalse"
     with stage.eyes() as client:
         client.create(f"{stage.base}/{provider_node(1)}", b"", makepath=True)
-        client.create(f"{stage.base}/{RULES}/{foreign}", b"10.0.0.1", makepath=True)
+        for name in (foreign, own_name):
+            client.create(f"{stage.base}/{RULES}/{name}", data, makepath=True)
         entry = entry_at(dubbo, 1)
         assert entry.health == "maintenance"
         assert "already" in dubbo.drain(entry, within()).detail
@@ -436,7 +439,7 @@ def test_rules_of_others_are_left_alone(stage: Stage, dubbo: ZooKeeperRegistry) 
         removal = dubbo.remove(entry, within())
         assert removal.outcome is RemovalOutcome.CONFIRMED
         assert "not ours still disables its address" in removal.detail
-        assert rules(client, stage) == [foreign]
+        assert sorted(rules(client, stage)) == sorted([foreign, own_name])
 
 
 def test_a_rule_is_written_for_nobody_who_has_left(stage: Stage, dubbo: ZooKeeperRegistry) -> None:
