@@ -68,7 +68,9 @@ def test_what_we_write_is_recognised(name: str) -> None:
     [
         # Dubbo's and SOFA's other nodes.
         ("override%3A%2F%2F10.0.0.7%3A20880%2Fcom.acme.Menu%3Fcategory%3Dconfigurators%26disabled%3Dtrue", b""),
+        ("override%3A%2F%2F10.0.0.7%3A20880%2Fcom.acme.Menu%3Fdisabled%3Dtrue", b""),
         ("consumer%3A%2F%2F10.0.0.8%2Fcom.acme.Menu%3Fside%3Dconsumer", b""),
+        ("consumer%3A%2F%2F10.0.0.8%3A20880%2Fcom.acme.Menu%3Fversion%3D1.0", b""),
         ("condition%3A%2F%2F0.0.0.0%3A1%2Fcom.acme.Menu%3Fcategory%3Drouters", b""),
         ("dubbo%3A%2F%2F10.0.0.7%3A20880%2Fcom.acme.Menu%3Fside%3Dconsumer", b""),
         ("dubbo%3A%2F%2F10.0.0.7%3A20880%2Fcom.acme.Menu%3Fcategory%3Drouters", b""),
