@@ -21,11 +21,13 @@ def _parser(program: str) -> CommandParser:
     parser = CommandParser(
         program,
         "Show what is registered: a table at a terminal, tab-separated lines elsewhere, JSON on request.",
-        "exit status: 0 listed, be it nothing; 2 wrong arguments; 3 registry unreachable or out of time; 7 refused",
+        "exit status: 0 listed, be it nothing; 2 wrong arguments; 3 registry unreachable or out of time; 7 refused;"
+        "\n130 Ctrl-C, which is how --watch ends",
     )
     parser.add_registry()
     add_selection(parser, with_all=False)
     add_observe(parser)
+    parser.add_argument("--watch", action="store_true", help="follow it: show what changes, until Ctrl-C")
     add_output(parser)
     parser.add_debug()
     return parser
@@ -38,13 +40,20 @@ def _list(options: argparse.Namespace, output: Output, document: Document) -> Ve
     from registry_drain.cli.selection import Selection
     from registry_drain.cli.table import write_table
     from registry_drain.clock import SYSTEM_CLOCK, Deadline
+    from registry_drain.errors import ConfigurationError
     from registry_drain.registries.url import open_registry
 
     selection = Selection.of(options)
+    if options.watch and options.observe:
+        raise ConfigurationError("--observe waits once, and --watch looks for ever: choose one")
     document["service"] = selection.service
     registry = open_registry(options.registry)
     document["registry"] = registry.url
     try:
+        if options.watch:
+            from registry_drain.cli.list_watch import ListWatch
+
+            return ListWatch(registry, selection, options.timeout, output, document, SYSTEM_CLOCK).run()
         found = find(registry, selection, Deadline.after(options.timeout), output, observe=options.observe)
     finally:
         registry.close()

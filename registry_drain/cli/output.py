@@ -27,6 +27,7 @@ class Output:
         is_json: whether standard output is for one JSON object alone.
         is_quiet: whether results are not to be written; complaints are.
         problem: why something could not be written; empty if everything was.
+        is_abandoned: whether the reader of standard output has gone away.
     """
 
     def __init__(self, program: str, *, is_json: bool = False, is_quiet: bool = False) -> None:
@@ -35,6 +36,7 @@ class Output:
         self.is_json = is_json
         self.is_quiet = is_quiet
         self.problem = ""
+        self.is_abandoned = False
 
     @property
     def is_terminal(self) -> bool:
@@ -94,7 +96,8 @@ class Output:
             self.complain(line)
 
     def _give_up(self, stream: TextIO, error: Exception) -> None:
-        self.problem = "" if isinstance(error, BrokenPipeError) else f"standard output cannot be written: {error}"
+        self.is_abandoned = isinstance(error, BrokenPipeError)
+        self.problem = "" if self.is_abandoned else f"standard output cannot be written: {error}"
         # The interpreter flushes once more when it exits, and would complain in its own words and change the status.
         try:
             descriptor = stream.fileno()

@@ -9,8 +9,12 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from registry_drain.cli.output import Output, printable
+
+if TYPE_CHECKING:
+    from rich.table import Table as RichTable
 
 Row = Sequence[str]
 
@@ -92,9 +96,22 @@ def compact(table: Table) -> Table:
 
 
 def _write_rich(table: Table) -> None:
-    from rich import box
     from rich.console import Console
     from rich.measure import Measurement
+
+    shown = rich_table(table)
+    console = Console(width=_WIDEST)
+    # As wide as it needs: in a narrow window the terminal breaks the lines, and an id can still be copied whole.
+    Console(width=Measurement.get(console, console.options, shown).maximum).print(shown)
+
+
+def rich_table(table: Table) -> RichTable:
+    """Return ``table`` as rich shows it.
+
+    Raises:
+        ModuleNotFoundError: there is no rich.
+    """
+    from rich import box
     from rich.table import Table as RichTable
     from rich.text import Text
 
@@ -107,6 +124,4 @@ def _write_rich(table: Table) -> None:
     for row in table.rows:
         # Text, because rich would read markup in other people's names.
         shown.add_row(*(Text(printable(cell), style=styles.get(cell, "")) for cell in row))
-    console = Console(width=_WIDEST)
-    # As wide as it needs: in a narrow window the terminal breaks the lines, and an id can still be copied whole.
-    Console(width=Measurement.get(console, console.options, shown).maximum).print(shown)
+    return shown
