@@ -106,7 +106,6 @@ def test_a_secret_in_a_url_is_not_repeated(deregister: Run, secret: str, json: t
 @pytest.mark.parametrize(
     ("library", "words", "extra"),
     [
-        ("consul", ("consul://127.0.0.1", *GOOD[1:]), "consul"),
         ("kazoo", ("zookeeper://127.0.0.1", *GOOD[1:]), "zookeeper"),
         ("thrift", ("demo",), "thrift"),
     ],
@@ -126,6 +125,15 @@ def test_a_missing_extra_is_named(library: str, words: tuple[str, ...], extra: s
     ran = Ran(ended.returncode, ended.stdout, ended.stderr)
     assert ran.status == 2
     assert f"pip install 'registry-drain[{extra}]'" in ran.complaint
+
+
+def test_consul_is_asked_without_its_client(monkeypatch: pytest.MonkeyPatch, deregister: Run) -> None:
+    """python-consul registers and watches; an operator's host does without."""
+    monkeypatch.setitem(sys.modules, "consul", None)
+    monkeypatch.delitem(sys.modules, "registry_drain.registries.consul.native", raising=False)
+    ran = deregister("consul://127.0.0.1:1", *GOOD[1:], "--timeout", "0.2")
+    assert ran.status == 3
+    assert "nothing was removed" in ran.complaint
 
 
 def test_json_and_quiet_exclude_each_other(deregister: Run) -> None:

@@ -13,15 +13,24 @@ from tests.support.consul_process import ConsulAgent
 pytestmark = pytest.mark.consul
 
 
-def _plant(agent: ConsulAgent, service: str, instance_id: str, *, status: str = "critical", **more: Any) -> None:
+def _id(service: str, name: str) -> str:
+    """Return an id that no other test has: an agent knows each id once, whatever its service."""
+    return f"{name}-{service}"
+
+
+def _plant(agent: ConsulAgent, service: str, name: str, *, status: str = "critical", **more: Any) -> None:
     """Register as somebody else would: a TTL check, which nobody renews once it is critical."""
     check = {"TTL": "600s", "Status": status}
-    body = {"Name": service, "ID": instance_id, "Address": "10.0.0.7", "Port": 9090, "Check": check, **more}
+    body = {"Name": service, "ID": _id(service, name), "Address": "10.0.0.7", "Port": 9090, "Check": check, **more}
     agent.put("/v1/agent/service/register", body)
 
 
-def _ids(ran_document: dict[str, Any], members: str) -> list[str]:
-    return [entry["id"] for entry in ran_document[members]]
+def _names(entries: list[dict[str, Any]]) -> list[str]:
+    return [entry["id"].removesuffix(f"-{entry['service']}") for entry in entries]
+
+
+def _planted(agent: ConsulAgent, service: str, *, passing: bool = False) -> set[str]:
+    return {each.removesuffix(f"-{service}") for each in agent.instances(service, passing=passing)}
 
 
 def test_by_tag_metadata_node_and_health(
@@ -41,9 +50,9 @@ def test_by_tag_metadata_node_and_health(
         ("--all",): ["new", "old"],
     }
     for selector, ids in expected.items():
-        assert _ids(deregister(*words, *selector, "--dry-run", "--json").document, "candidates") == ids, selector
+        assert _names(deregister(*words, *selector, "--dry-run", "--json").document["candidates"]) == ids, selector
         if selector != ("--all",):
-            assert _ids(registry_drain("list", *words, *selector, "--json").document, "instances") == ids, selector
+            assert _names(registry_drain("list", *words, *selector, "--json").document["instances"]) == ids, selector
     [entry] = registry_drain("list", *words, "--tag", "v1", "--json").document["instances"]
     assert entry["node"] == consul_agent.node_name
     assert {check["status"] for check in entry["checks"] if check["is_own"]} == {"critical"}
@@ -62,19 +71,19 @@ def test_several_at_once(deregister: Run, consul_agent: ConsulAgent, unique: str
     ran = deregister(*words, "--yes", "--max", "5", "--json", "--watch-back", "0.5")
     assert ran.status == 0
     assert {result["removal"]["outcome"] for result in ran.document["results"]} == {"confirmed"}
-    assert set(consul_agent.instances(unique)) == {"alive"}
+    assert _planted(consul_agent, unique) == {"alive"}
     assert deregister(*words, "--yes").status == 4
 
 
 def test_the_last_healthy_one_takes_force(deregister: Run, consul_agent: ConsulAgent, unique: str) -> None:
     """Without a check of its own nobody knows whether it lives: what is known is that callers are sent there."""
-    body = {"Name": unique, "ID": "unchecked", "Address": "10.0.0.7", "Port": 9090}
+    body = {"Name": unique, "ID": _id(unique, "unchecked"), "Address": "10.0.0.7", "Port": 9090}
     consul_agent.put("/v1/agent/service/register", body)
-    words = (consul_agent.url, "--service", unique, "--id", "unchecked")
+    words = (consul_agent.url, "--service", unique, "--id", _id(unique, "unchecked"))
     ran = deregister(*words)
     assert ran.status == 7
     assert f"'{unique}' would be left without a healthy instance" in ran.complaint
-    assert set(consul_agent.instances(unique)) == {"unchecked"}
+    assert _planted(consul_agent, unique) == {"unchecked"}
     assert deregister(*words, "--force").status == 0
     assert not consul_agent.instances(unique)
 
@@ -84,16 +93,17 @@ def test_out_of_rotation_and_back(registry_drain: Run, consul_agent: ConsulAgent
     for name in ("one", "two"):
         _plant(consul_agent, unique, name, status="passing")
     words = (consul_agent.url, "--service", unique, "--id")
-    ran = registry_drain("drain", *words, "one", "--reason", "new disk")
+    one, two = _id(unique, "one"), _id(unique, "two")
+    ran = registry_drain("drain", *words, one, "--reason", "new disk")
     assert (ran.status, ran.err) == (0, "")
-    assert set(consul_agent.instances(unique, passing=True)) == {"two"}
-    assert set(consul_agent.instances(unique)) == {"one", "two"}
-    [entry] = registry_drain("list", *words, "one", "--json").document["instances"]
+    assert _planted(consul_agent, unique, passing=True) == {"two"}
+    assert _planted(consul_agent, unique) == {"one", "two"}
+    [entry] = registry_drain("list", *words, one, "--json").document["instances"]
     assert entry["health"] == "maintenance"
     assert "new disk" in str(consul_agent.get(f"/v1/health/checks/{unique}"))
-    assert registry_drain("drain", *words, "two").status == 7
-    assert registry_drain("undrain", *words, "one").status == 0
-    assert set(consul_agent.instances(unique, passing=True)) == {"one", "two"}
+    assert registry_drain("drain", *words, two).status == 7
+    assert registry_drain("undrain", *words, one).status == 0
+    assert _planted(consul_agent, unique, passing=True) == {"one", "two"}
 
 
 def test_critical_for(
@@ -114,9 +124,9 @@ def test_critical_for(
 def test_through_the_agent_that_is_named(deregister: Run, consul_agent: ConsulAgent, unique: str) -> None:
     """--agent is asked to remove it; one that is not there, or is no address, is told."""
     _plant(consul_agent, unique, "ghost")
-    words = (consul_agent.url, "--service", unique, "--id", "ghost", "--agent")
+    words = (consul_agent.url, "--service", unique, "--id", _id(unique, "ghost"), "--agent")
     assert deregister(*words, "nonsense").status == 2
-    assert set(consul_agent.instances(unique)) == {"ghost"}
+    assert _planted(consul_agent, unique) == {"ghost"}
     assert deregister(*words, consul_agent.http_address).status == 0
     assert not consul_agent.instances(unique)
 

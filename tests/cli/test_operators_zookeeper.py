@@ -107,3 +107,35 @@ def test_the_same_process_is_known_by_its_session(
     assert who["is_same_owner"] is True
     assert "the same process" in who["who"]
     assert who["advice"] in ran.complaint
+
+
+def test_out_of_rotation_and_back(
+    registry_drain: Run, zookeeper_server: ZooKeeperServer, other: Any, unique: str
+) -> None:
+    """By the layout's own switch; what another process wrote beside it stays as it is."""
+    path = f"/{unique}/calculator/member_0000000001"
+    member = {"serviceEndpoint": {"host": "10.0.0.7", "port": 9090}, "status": "ALIVE", "shard": 3}
+    other.create(path, json.dumps(member).encode(), makepath=True, ephemeral=True)
+    words = (f"{zookeeper_server.url}/{unique}?layout=serverset", "--address", "10.0.0.7:9090", "--json")
+    assert registry_drain("drain", *words).status == 7  # the only healthy one
+    ran = registry_drain("drain", *words, "--force")
+    assert (ran.status, ran.err) == (0, "")
+    assert ran.document["results"][0]["rotation"]["is_out"] is True
+    assert json.loads(other.get(path)[0]) == {**member, "status": "DEAD"}
+    assert registry_drain("undrain", *words).status == 0
+    assert json.loads(other.get(path)[0]) == member
+
+
+def test_a_layout_without_such_a_state_is_told(
+    registry_drain: Run, zookeeper_server: ZooKeeperServer, other: Any, unique: str
+) -> None:
+    """Status 2, nothing changed, whatever else is there to do."""
+    path = f"/{unique}/calculator/web_0000000001"
+    data = json.dumps({"host": "10.0.0.7", "port": 9090, "name": "web"}).encode()
+    other.create(path, data, makepath=True)
+    url = f"{zookeeper_server.url}/{unique}?layout=nerve"
+    ran = registry_drain("drain", url, "--address", "10.0.0.7:9090")
+    assert ran.status == 2
+    assert "nothing was changed" in ran.complaint
+    assert "serverset" in ran.complaint  # what has one is named
+    assert other.get(path)[0] == data
