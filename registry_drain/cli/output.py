@@ -8,6 +8,7 @@ error. Standard output that is closed or full never makes a traceback.
 from __future__ import annotations
 
 import os
+import select
 import sys
 from collections.abc import Mapping
 from typing import TextIO
@@ -27,7 +28,6 @@ class Output:
         is_json: whether standard output is for one JSON object alone.
         is_quiet: whether results are not to be written; complaints are.
         problem: why something could not be written; empty if everything was.
-        is_abandoned: whether the reader of standard output has gone away.
     """
 
     def __init__(self, program: str, *, is_json: bool = False, is_quiet: bool = False) -> None:
@@ -36,7 +36,19 @@ class Output:
         self.is_json = is_json
         self.is_quiet = is_quiet
         self.problem = ""
-        self.is_abandoned = False
+        self._is_abandoned = False
+
+    @property
+    def is_abandoned(self) -> bool:
+        """Whether the reader of standard output has gone away, be it while nothing was written."""
+        if self._is_abandoned:
+            return True
+        try:
+            poll = select.poll()
+            poll.register(sys.stdout.fileno(), 0)  # errors and hang-ups are always told
+            return bool(poll.poll(0))
+        except (AttributeError, OSError, ValueError):  # closed, or no file at all
+            return False
 
     @property
     def is_terminal(self) -> bool:
@@ -96,8 +108,8 @@ class Output:
             self.complain(line)
 
     def _give_up(self, stream: TextIO, error: Exception) -> None:
-        self.is_abandoned = isinstance(error, BrokenPipeError)
-        self.problem = "" if self.is_abandoned else f"standard output cannot be written: {error}"
+        self._is_abandoned = isinstance(error, BrokenPipeError)
+        self.problem = "" if self._is_abandoned else f"standard output cannot be written: {error}"
         # The interpreter flushes once more when it exits, and would complain in its own words and change the status.
         try:
             descriptor = stream.fileno()
