@@ -50,6 +50,14 @@ class Echo:
         self.call = self.note = serve
 
 
+class OwnProcessor(TProcessor):
+    """A user's, which does something around each call."""
+
+    def process(self, iprot: Any, oprot: Any) -> None:
+        """Serve one message."""
+        super().process(iprot, oprot)
+
+
 class Thriftpy2Contract(ServerContract):
     """The contract on a TThreadedServer."""
 
@@ -59,6 +67,7 @@ class Thriftpy2Contract(ServerContract):
     transports: Any = TCyBufferedTransportFactory()
     protocols: Any = TCyBinaryProtocolFactory()
     client_factories: tuple[Any, ...] = ()
+    processor_kind: Any = TProcessor
 
     def new_socket(self) -> Any:
         """Return the server transport."""
@@ -66,7 +75,7 @@ class Thriftpy2Contract(ServerContract):
 
     def new_server(self, serve: Callable[[bytes], bytes]) -> DrainableServer:
         """Return the adapter."""
-        processor = TProcessor(echo_thrift.Echo, Echo(serve))
+        processor = self.processor_kind(echo_thrift.Echo, Echo(serve))
         return Thriftpy2Server(self.server_kind(processor, self.new_socket(), self.transports, self.protocols))
 
     def connect(self, address: tuple[str, int]) -> ContractClient:
@@ -86,7 +95,9 @@ class TestThreadedBufferedInPython(Thriftpy2Contract):
 
 
 class TestThreadedFramed(Thriftpy2Contract):
-    """Frames, in C."""
+    """Frames, in C; a processor of the user's own."""
+
+    processor_kind = OwnProcessor
 
     transports = TCyFramedTransportFactory()
     client_factories = (ApacheFramed(),)

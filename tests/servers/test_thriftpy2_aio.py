@@ -47,6 +47,14 @@ class AsyncEcho:
         await self.call(payload)
 
 
+class OwnProcessor(TAsyncProcessor):
+    """A user's, which does something around each call."""
+
+    async def process(self, iprot: Any, oprot: Any) -> None:
+        """Serve one message."""
+        await super().process(iprot, oprot)
+
+
 class TestBuffered(ServerContract):
     """The common case, in a loop of its own."""
 
@@ -55,6 +63,7 @@ class TestBuffered(ServerContract):
     transports: Any = TAsyncBufferedTransportFactory()
     protocols: Any = TAsyncBinaryProtocolFactory()
     client_factories: tuple[Any, ...] = ()
+    processor_kind: Any = TAsyncProcessor
 
     def new_socket(self) -> Any:
         """Return the server transport."""
@@ -62,7 +71,7 @@ class TestBuffered(ServerContract):
 
     def new_server(self, serve: Callable[[bytes], bytes]) -> DrainableServer:
         """Return the adapter."""
-        processor = TAsyncProcessor(echo_thrift.Echo, AsyncEcho(serve))
+        processor = self.processor_kind(echo_thrift.Echo, AsyncEcho(serve))
         return Thriftpy2AioServer(TAsyncServer(processor, self.new_socket(), self.transports, self.protocols))
 
     def connect(self, address: tuple[str, int]) -> ContractClient:
@@ -71,11 +80,12 @@ class TestBuffered(ServerContract):
 
 
 class TestFramed(TestBuffered):
-    """Frames, the compact protocol."""
+    """Frames, the compact protocol, a processor of the user's own."""
 
     transports = TAsyncFramedTransportFactory()
     protocols = TAsyncCompactProtocolFactory()
     client_factories = (ApacheFramed(), ApacheCompact())
+    processor_kind = OwnProcessor
 
 
 class TestTls(TestBuffered):

@@ -31,6 +31,7 @@ from contextlib import suppress
 from contextvars import ContextVar
 from typing import Any
 
+from thriftpy2.contrib.aio.processor import TAsyncProcessor
 from thriftpy2.contrib.aio.server import TAsyncServer
 from thriftpy2.contrib.aio.socket import StreamHandler
 from thriftpy2.transport import TTransportException
@@ -45,6 +46,7 @@ from registry_drain.servers.in_flight import InFlight, InFlightRequest
 from registry_drain.servers.listener import DrainableListener, bound_address
 from registry_drain.servers.thriftpy2.boundaries import (
     end_if_closed,
+    end_of_file,
     hooked_processor,
     note_request,
     unread_in,
@@ -90,12 +92,14 @@ class Thriftpy2AioServer:
         self._server: Any = server
         self._trans: Any = server.trans
         self._health_check_methods = frozenset(health_check_methods)
-        self._processor = hooked_processor(server.processor, self._mark_boundaries, self._name_requests)
         self._in_flight = InFlight(clock=clock)
         self._connections = Connections(
             clock=clock, idle_quiet=idle_quiet, corks_answers=True, stop_state=self._in_flight.stop_state
         )
         self._in_flight.include(self._connections)
+        self._processor = hooked_processor(
+            server.processor, self._mark_boundaries, self._name_requests, TAsyncProcessor
+        )
         self._lock = threading.Lock()
         self._loop = ServerLoop("registry-drain-thriftpy2")
         self._running: asyncio.AbstractEventLoop | None = None
@@ -254,28 +258,48 @@ class Thriftpy2AioServer:
         except Exception:
             logger.exception("%r: a connection has failed", self)
 
+    async def _end_message(self, client: _TrackedStream, iprot: Any) -> None:
+        """Note a message boundary: what was begun before has been answered."""
+        if client.writer.transport.get_write_buffer_size():
+            await client.flushed()
+        connection = client.connection
+        connection.leftover = connection.received - client.given + unread_in(iprot.trans)
+        connection.end_request()
+        if connection.is_half_closed:
+            end_if_closed(connection)
+
     def _mark_boundaries(self, process: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
         async def process_one(iprot: Any, oprot: Any) -> None:
             client = _client.get()
             if client is not None:
-                await client.flushed()
-                connection = client.connection
-                connection.leftover = connection.received - client.given + unread_in(iprot.trans)
-                connection.end_request()
-                if connection.is_half_closed:
-                    end_if_closed(connection)
+                await self._end_message(client, iprot)
             await process(iprot, oprot)
 
         return process_one
 
-    def _name_requests(self, process_in: Callable[[Any], Any]) -> Callable[[Any], Any]:
-        health_checks = self._health_check_methods
+    def _name_requests(self, process_in: Callable[[Any], Any], *, is_first: bool) -> Callable[[Any], Any]:
+        health_checks, connections = self._health_check_methods, self._connections
 
         async def process_in_named(iprot: Any) -> Any:
-            call = await process_in(iprot)
             client = _client.get()
-            if client is not None:
-                note_request(client.connection, call[0], health_checks)
+            if client is None:
+                return await process_in(iprot)
+            connection = client.connection
+            # On the path of every request, hence spelled out: the common case of what else is called.
+            if is_first:
+                if connections.is_draining or client.writer.transport.get_write_buffer_size():
+                    await self._end_message(client, iprot)
+                else:
+                    connection.boundary = client.given - unread_in(iprot.trans)
+                    connection.name = ""
+                    if connection.is_half_closed:
+                        end_if_closed(connection)
+            call = await process_in(iprot)
+            if connection.is_timed or connection.is_half_closed or connections.is_draining:
+                note_request(connection, call[0], health_checks)
+            else:
+                connection.name = call[0]
+                connection.served += 1
             return call
 
         return process_in_named
@@ -295,6 +319,9 @@ class Thriftpy2AioServer:
         return f"<Thriftpy2AioServer connections={len(self._connections)} in_flight={self._in_flight.count}>"
 
 
+_feed_data = asyncio.StreamReader.feed_data
+
+
 class _CountingReader(asyncio.StreamReader):
     """Counts what comes, and throws away what comes behind our end of the connection."""
 
@@ -308,7 +335,7 @@ class _CountingReader(asyncio.StreamReader):
         if connection.is_half_closed and not connection.may_serve():
             connection.boundary = connection.received
             return
-        super().feed_data(data)
+        _feed_data(self, data)
 
 
 class _TrackedStream(StreamHandler):
@@ -325,7 +352,9 @@ class _TrackedStream(StreamHandler):
         self.given = 0
 
     async def read(self, size: int) -> bytes:
-        data: bytes = await super().read(size)  # type: ignore[no-untyped-call]
+        data: bytes = await self.reader.read(size)
+        if not data:
+            raise end_of_file(self.connection)
         self.given += len(data)
         return data
 

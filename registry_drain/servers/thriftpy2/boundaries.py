@@ -1,8 +1,8 @@
 """Where thriftpy2's messages begin and end, and how much of the next one has been read ahead.
 
 Theory of operation: its servers call ``processor.process(iprot, oprot)`` in a loop, once per message and at no other
-time. Entering it is the message boundary: what was begun before has been answered, and flushed. In it the processor
-calls its own ``process_in``, which reads the message: leaving that tells the method's name.
+time. Entering it is the message boundary: what was begun before has been answered, and flushed. The first thing it does
+is to call its own ``process_in``, which reads the message: leaving that tells the method's name.
 
 What was read ahead stands in a buffer. Transports written in Python show theirs. A framed one written in C hides its
 own, so it is given its frames one by one, and what follows is kept here. A buffered one in C is asked
@@ -19,7 +19,7 @@ import struct
 from collections.abc import Callable, Collection
 from contextlib import suppress
 from io import BytesIO
-from typing import Any
+from typing import Any, Protocol
 
 from thriftpy2.transport import TTransportException
 
@@ -41,9 +41,9 @@ class BlockingReader:
     """
 
     def __init__(self, connection: Connection, receive: Callable[[int], bytes]) -> None:
-        """Read with ``receive``, which raises at the end of file."""
+        """Read with ``receive``, which raises, or returns nothing, at the end of file."""
         self.connection = connection
-        self._receive = receive
+        self._receive_any = receive
         self._is_framed_in_c = False
         self._is_buffered_in_c = False
         self.asks_late = False
@@ -65,7 +65,7 @@ class BlockingReader:
 
     def _counting(self) -> Callable[[int], bytes]:
         """Return what ``read`` does for a buffered transport in C; it is on the path of every request."""
-        connection, receive = self.connection, self._receive
+        connection, receive = self.connection, self._receive_any
 
         def read(size: int) -> bytes:
             if self._is_probing:
@@ -74,10 +74,18 @@ class BlockingReader:
             if size > self._room:  # noqa: PLR1730 - max() would be a call
                 self._room = size
             data = receive(size)
+            if not data:
+                raise end_of_file(connection)
             connection.received += len(data)
             return data
 
         return read
+
+    def _receive(self, size: int) -> bytes:
+        data = self._receive_any(size)
+        if not data:
+            raise end_of_file(self.connection)
+        return data
 
     def read(self, size: int) -> bytes:
         """Stand in for the socket's own ``read``."""
@@ -124,6 +132,12 @@ class BlockingReader:
         return -self._asked % self._room
 
 
+def end_of_file(connection: Connection) -> Exception:
+    """Return what a transport raises when the client has hung up."""
+    ended: Exception = TTransportException(TTransportException.END_OF_FILE, f"{connection.peer} has hung up")
+    return ended
+
+
 def unread_in(transport: Any) -> int:
     """Return how many bytes a chain of transports written in Python holds of a next message."""
     unread = 0
@@ -162,14 +176,27 @@ def end_if_closed(connection: Connection) -> None:
         raise TTransportException(TTransportException.END_OF_FILE, "closed by the drain")
 
 
-def hooked_processor(processor: Any, process: Callable[[Any], Any], process_in: Callable[[Any], Any]) -> Any:
-    """Return a copy of ``processor`` with both methods replaced by what the two functions make of them.
+class NameRequests(Protocol):
+    """Makes of a processor's ``process_in`` one that names requests."""
 
-    A copy, since the user's may serve elsewhere, too. A processor of another making has no ``process_in``; what it
-    serves has no name then.
+    def __call__(self, process_in: Callable[[Any], Any], *, is_first: bool) -> Callable[[Any], Any]:
+        """Return it; ``is_first``: nothing is done in ``process`` before, so that this is the boundary, too."""
+        ...
+
+
+def hooked_processor(
+    processor: Any, mark_boundaries: Callable[[Any], Any], name_requests: NameRequests, kind: Any
+) -> Any:
+    """Return a copy of ``processor`` with its methods replaced by what the two functions make of them.
+
+    A copy, since the user's may serve elsewhere, too. The ``process`` of ``kind``, thriftpy2's own, begins with
+    ``process_in``, which then marks the boundary, too: that spares a call. A processor of another making has no
+    ``process_in``; what it serves has no name then.
     """
     hooked = copy.copy(processor)
-    hooked.process = process(hooked.process)
+    is_first = getattr(type(processor), "process", None) is kind.process and hasattr(hooked, "process_in")
+    if not is_first:
+        hooked.process = mark_boundaries(hooked.process)
     if hasattr(hooked, "process_in"):
-        hooked.process_in = process_in(hooked.process_in)
+        hooked.process_in = name_requests(hooked.process_in, is_first=is_first)
     return hooked

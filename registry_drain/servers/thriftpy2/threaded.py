@@ -26,7 +26,8 @@ from contextvars import ContextVar
 from typing import Any
 
 from thriftpy2.server import TServer, TSimpleServer, TThreadedServer
-from thriftpy2.transport import TSSLServerSocket, TTransportException
+from thriftpy2.thrift import TProcessor
+from thriftpy2.transport import TSocket, TSSLServerSocket, TTransportException
 
 from registry_drain.clock import SYSTEM_CLOCK, Clock
 from registry_drain.errors import ConfigurationError
@@ -101,7 +102,9 @@ class Thriftpy2Server(BlockingServerAdapter):
         self._transport.listen = _do_nothing
         self._transport.accept = listener.accept
         self._server.itrans_factory = _BindingTransportFactory(self._server.itrans_factory)
-        self._server.processor = hooked_processor(self._server.processor, self._mark_boundaries, self._name_requests)
+        self._server.processor = hooked_processor(
+            self._server.processor, self._mark_boundaries, self._name_requests, TProcessor
+        )
 
     def _close_transport(self) -> None:
         self._transport.close()
@@ -117,6 +120,8 @@ class Thriftpy2Server(BlockingServerAdapter):
         receive: Callable[[int], bytes] = client.read
         if isinstance(client.sock, ssl.SSLSocket):
             receive = _read_behind_handshake(client, connection)
+        elif type(client).read is TSocket.read:
+            receive = client.sock.recv  # all that it does, but for the end of file
         reader = BlockingReader(connection, receive)
         close: Callable[[], None] = client.close
 
@@ -131,34 +136,34 @@ class Thriftpy2Server(BlockingServerAdapter):
         def process_one(iprot: Any, oprot: Any) -> None:
             reader = _reader.get()
             if reader is not None:
-                connection = reader.connection
-                if reader.asks_late and not connection.connections.is_draining:
-                    # On the path of every request, hence spelled out: the common case of what follows.
-                    connection.boundary = connection.received
-                    connection.name = ""
-                else:
-                    connection.leftover = reader.unread(iprot.trans)
-                    connection.end_request()
-                if connection.is_half_closed:
-                    end_if_closed(connection)
+                _end_message(reader, iprot)
             process(iprot, oprot)
 
         return process_one
 
-    def _name_requests(self, process_in: Callable[[Any], Any]) -> Callable[[Any], Any]:
-        health_checks = self._health_check_methods
+    def _name_requests(self, process_in: Callable[[Any], Any], *, is_first: bool) -> Callable[[Any], Any]:
+        health_checks, connections = self._health_check_methods, self._connections
 
         def process_in_named(iprot: Any) -> Any:
-            call = process_in(iprot)
             reader = _reader.get()
-            if reader is not None:
-                connection = reader.connection
-                # On the path of every request, hence spelled out: the common case of note_request.
-                if connection.is_timed or connection.is_half_closed or connection.connections.is_draining:
-                    note_request(connection, call[0], health_checks)
+            if reader is None:
+                return process_in(iprot)
+            connection = reader.connection
+            # On the path of every request, hence spelled out: the common case of what else is called.
+            if is_first:
+                if reader.asks_late and not connections.is_draining:
+                    connection.boundary = connection.received
+                    connection.name = ""
+                    if connection.is_half_closed:
+                        end_if_closed(connection)
                 else:
-                    connection.name = call[0]
-                    connection.served += 1
+                    _end_message(reader, iprot)
+            call = process_in(iprot)
+            if connection.is_timed or connection.is_half_closed or connections.is_draining:
+                note_request(connection, call[0], health_checks)
+            else:
+                connection.name = call[0]
+                connection.served += 1
             return call
 
         return process_in_named
@@ -169,6 +174,15 @@ class Thriftpy2Server(BlockingServerAdapter):
             f"<Thriftpy2Server {type(self._server).__name__} connections={len(self._connections)} "
             f"in_flight={self._in_flight.count}>"
         )
+
+
+def _end_message(reader: BlockingReader, iprot: Any) -> None:
+    """Note a message boundary: what was begun before has been answered."""
+    connection = reader.connection
+    connection.leftover = reader.unread(iprot.trans)
+    connection.end_request()
+    if connection.is_half_closed:
+        end_if_closed(connection)
 
 
 _reader: ContextVar[BlockingReader | None] = ContextVar("registry_drain.thriftpy2", default=None)
