@@ -30,7 +30,7 @@ from registry_drain.errors import ConfigurationError
 from registry_drain.servers.connections import IDLE_QUIET, LINGER, SPREAD, Connection, pending_bytes
 from registry_drain.servers.current_request import name_request
 from registry_drain.servers.http.policy import READY, REFUSAL, STOPPING, RequestPolicy, Verdict
-from registry_drain.servers.socket_server import SocketServer, TrackedSocket
+from registry_drain.servers.socket_server import HANDSHAKE_TIMEOUT, SocketServer, TrackedSocket, TrackedTlsSocket
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
@@ -51,6 +51,7 @@ class HttpServer(SocketServer):
         clock: for the instants of requests.
         idle_quiet: seconds without a byte before an idle connection is closed by the drain.
         spread: seconds over which idle connections are closed; see :class:`SocketServer`.
+        handshake_timeout: seconds for a TLS handshake; see :class:`SocketServer`.
 
     Raises:
         ConfigurationError: a kind of server that this adapter cannot drain, or a bad path.
@@ -67,8 +68,10 @@ class HttpServer(SocketServer):
         clock: Clock = SYSTEM_CLOCK,
         idle_quiet: float = IDLE_QUIET,
         spread: float = SPREAD,
+        handshake_timeout: float = HANDSHAKE_TIMEOUT,
     ) -> None:
-        super().__init__(server, clock=clock, idle_quiet=idle_quiet, spread=spread)
+        super().__init__(server, clock=clock, idle_quiet=idle_quiet, spread=spread, handshake_timeout=handshake_timeout)
+        self._plain_class, self._tls_class = _HttpSocket, _HttpTlsSocket
         policy = RequestPolicy(
             self.in_flight.stop_state,
             health_check_paths=health_check_paths,
@@ -81,10 +84,6 @@ class HttpServer(SocketServer):
         dispatch = getattr(server, "_dispatch", None)
         if dispatch is not None:
             server._dispatch = partial(_named_dispatch, dispatch)  # type: ignore[attr-defined]  # noqa: SLF001
-
-    def _accept(self) -> tuple[TrackedSocket, Any]:
-        sock, address = self._get_one()
-        return _HttpSocket.adopt(sock, self._connections), address
 
     def __repr__(self) -> str:
         """Show the wrapped server's kind and the counts."""
@@ -106,6 +105,8 @@ class _DrainableHandler(BaseHTTPRequestHandler):
             self.request.guess_no_more()
         super().handle_one_request()
         connection.leftover = _read_ahead(self.rfile, connection)
+        if self._drained_says_goodbye and isinstance(self.request, TrackedTlsSocket):
+            self.request.say_goodbye()  # before our FIN
         connection.end_request()
         if self._drained_says_goodbye and self.drained_linger:
             _linger(connection, self.drained_linger)
@@ -193,6 +194,10 @@ class _HttpSocket(TrackedSocket):
         return io.BufferedReader(_Raw(self), size)
 
 
+class _HttpTlsSocket(_HttpSocket, TrackedTlsSocket):  # type: ignore[misc]  # typeshed names parameters differently
+    """The same over TLS."""
+
+
 class _Raw(socket.SocketIO):
     """What ``rfile`` reads from; while somebody looks how much it has read ahead, there is nothing."""
 
@@ -229,9 +234,11 @@ def _read_ahead(rfile: Any, connection: Connection) -> int:
     raw = getattr(rfile, "raw", None)
     if not isinstance(raw, _Raw):
         return connection.leftover
+    sock = connection.sock
+    decrypted = sock.read_ahead() if isinstance(sock, TrackedTlsSocket) else 0
     raw.is_looked_at = True
     try:
-        return len(rfile.peek(1))
+        return len(rfile.peek(1)) + decrypted
     finally:
         raw.is_looked_at = False
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import socket
+import ssl
 import threading
 import wsgiref.simple_server
 import xmlrpc.client
@@ -26,6 +27,7 @@ from registry_drain.testing.bench import Call
 from registry_drain.testing.server_contract import ContractClient, ServerContract
 from tests.servers.http_echo import EchoHandler, HttpClient
 from tests.support.processes import eventually
+from tests.support.tls_files import TlsFiles
 
 PATIENCE = 20.0
 Serve = Callable[[bytes], bytes]
@@ -97,6 +99,72 @@ class TestHttp10(HttpContract):
     def new_server(self, serve: Serve) -> DrainableServer:
         """Return the adapter."""
         return HttpServer(EchoServer(serve, OldEchoHandler))
+
+
+class TlsHttpClient(HttpClient):
+    """The same over TLS. Who waits for a server without threads waits in the handshake: so that has a thread."""
+
+    def __init__(self, address: tuple[str, int], authority: Path) -> None:
+        """Connect."""
+        super().__init__(address)
+        self._answers.close()
+        self._sock = ssl.create_default_context(cafile=str(authority)).wrap_socket(
+            self._sock, server_hostname="127.0.0.1", do_handshake_on_connect=False
+        )
+        self._answers = self._sock.makefile("rb")
+        self._sending: Call[None] | None = None
+
+    def send(self, payload: bytes) -> None:
+        """Send one request, behind the handshake if that is due."""
+        if self._sending is None:
+            self._sending = Call(lambda: HttpClient.send(self, payload))  # the first write shakes hands
+        else:
+            self._sending.result(PATIENCE, "the first request is sent")
+            super().send(payload)
+
+    def receive(self) -> bytes:
+        """Return the next answer."""
+        if self._sending is not None:
+            self._sending.result(PATIENCE, "the first request is sent")
+        return super().receive()
+
+
+def secured(server: TCPServer, tls: TlsFiles) -> Any:
+    """Return ``server`` with its listening socket wrapped, as the documentation of ``http.server`` has it."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(tls.server_cert, tls.server_key)
+    server.socket = context.wrap_socket(server.socket, server_side=True)
+    return server
+
+
+class TlsContract(HttpContract):
+    """Over TLS, whose bytes on the wire are not those that are read."""
+
+    @pytest.fixture(autouse=True)
+    def _certificates(self, tls_files: TlsFiles) -> None:
+        self._tls = tls_files
+
+    def connect(self, address: tuple[str, int]) -> ContractClient:
+        """Return a client."""
+        return TlsHttpClient(address, self._tls.ca)
+
+
+class TestThreadingHttpServerTls(TlsContract):
+    """HTTPS, threads."""
+
+    def new_server(self, serve: Serve) -> DrainableServer:
+        """Return the adapter."""
+        return HttpServer(secured(EchoServer(serve), self._tls))
+
+
+class TestHttpServerTls(TlsContract):
+    """HTTPS, no threads."""
+
+    is_concurrent = False
+
+    def new_server(self, serve: Serve) -> DrainableServer:
+        """Return the adapter."""
+        return HttpServer(secured(SerialEchoServer(serve, EchoHandler), self._tls))
 
 
 class XmlRpcClient(HttpClient):
@@ -429,3 +497,20 @@ def test_its_own_stop_resets_what_waits() -> None:
     with pytest.raises((ConnectionResetError, EOFError)):
         client.receive()
     client.close()
+
+
+def test_goodbye_over_tls_ends_with_close_notify(tls_files: TlsFiles) -> None:
+    """``Connection: close``, and then TLS' own end: no client can take the end for an attack."""
+    server = HttpServer(secured(EchoServer(bytes), tls_files))
+    address = server.start()
+    client = TlsHttpClient(address, tls_files.ca)
+    client._sock.suppress_ragged_eofs = False  # type: ignore[attr-defined]
+    try:
+        assert client.call(b"before") == b"before"
+        server.in_flight.stop_state.enter(Phase.PROPAGATING)
+        assert client.call(b"after") == b"after"
+        assert client.is_told_to_close
+        assert client._answers.read() == b""
+    finally:
+        client.close()
+        server.cut_off()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import socket
 import socketserver
+import ssl
 import struct
 import threading
 from collections.abc import Callable, Iterator
@@ -22,6 +23,7 @@ from registry_drain.servers.socket_server import SocketServer
 from registry_drain.testing.bench import Call
 from registry_drain.testing.server_contract import ContractClient, ServerContract
 from tests.support.processes import eventually
+from tests.support.tls_files import TlsFiles
 
 TIMEOUT = 10.0
 Serve = Callable[[bytes], bytes]
@@ -137,6 +139,49 @@ class LineContract(ServerContract):
     def connect(self, address: tuple[str, int]) -> ContractClient:
         """Return a client."""
         return LineClient(address)
+
+
+class TlsLineClient(LineClient):
+    """The same over TLS."""
+
+    def __init__(self, address: tuple[str, int], authority: Path, *, suppresses_ragged_eofs: bool = True) -> None:
+        """Connect and shake hands."""
+        super().__init__(address)
+        self._file.close()
+        self.sock = ssl.create_default_context(cafile=str(authority)).wrap_socket(
+            self.sock, server_hostname="127.0.0.1", suppress_ragged_eofs=suppresses_ragged_eofs
+        )
+        self._file = self.sock.makefile("rb")
+
+
+def secured(server: LineServer, tls: TlsFiles) -> LineServer:
+    """Return ``server`` with its listening socket wrapped."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(tls.server_cert, tls.server_key)
+    server.socket = context.wrap_socket(server.socket, server_side=True)
+    return server
+
+
+class TestTls(LineContract):
+    """Over TLS, whose bytes on the wire are not those that are read."""
+
+    @pytest.fixture(autouse=True)
+    def _certificates(self, tls_files: TlsFiles) -> None:
+        self._tls = tls_files
+
+    def new_server(self, serve: Serve) -> DrainableServer:
+        """Return the adapter."""
+        return SocketServer(secured(LineServer(self.handler, serve), self._tls))
+
+    def connect(self, address: tuple[str, int]) -> ContractClient:
+        """Return a client."""
+        return TlsLineClient(address, self._tls.ca)
+
+
+class TestRecvTls(TestTls):
+    """The same with a handler that reads by ``recv``."""
+
+    handler = RecvHandler
 
 
 class TestLines(LineContract):
@@ -558,4 +603,60 @@ def test_a_server_that_we_bind_allows_a_decoy() -> None:
             held.close()
     finally:
         server.close_listener(Deadline.after(TIMEOUT))
+        server.cut_off()
+
+
+def test_a_silent_tls_client_holds_up_nobody(tls_files: TlsFiles) -> None:
+    """One that connects and never shakes hands: the next one is served, and the stop takes no longer."""
+    server = SocketServer(secured(LineServer(LineHandler, bytes), tls_files))
+    address = server.start()
+    try:
+        with contextlib.closing(LineClient(address)) as silent:
+            eventually(lambda: len(server.connections) == 1)
+            with contextlib.closing(TlsLineClient(address, tls_files.ca)) as client:
+                client.send(b"hello")
+                assert client.receive() == b"hello"
+                assert drain(server).result(TIMEOUT, "drain")
+            with pytest.raises(EOFError):
+                silent.receive()
+    finally:
+        server.cut_off()
+
+
+def test_a_tls_handshake_has_a_limit(tls_files: TlsFiles, caplog: pytest.LogCaptureFixture) -> None:
+    """A client that says nothing is hung up on, and so is one that speaks no TLS; nothing was a request."""
+    server = SocketServer(secured(LineServer(LineHandler, bytes), tls_files), handshake_timeout=0.2)
+    address = server.start()
+    try:
+        with contextlib.closing(LineClient(address)) as silent, pytest.raises(EOFError):
+            silent.receive()
+        with contextlib.closing(LineClient(address)) as plain:
+            plain.send(b"no TLS at all" * 10)
+            with pytest.raises((EOFError, OSError)):
+                plain.receive()
+        eventually(lambda: caplog.text.count("no TLS with 127.0.0.1") == 2)
+        assert server.in_flight.total == 0
+    finally:
+        server.cut_off()
+    with LineServer(LineHandler, bytes) as bare, pytest.raises(ConfigurationError, match="handshake_timeout is 0"):
+        SocketServer(bare, handshake_timeout=0)
+
+
+def test_tls_ends_with_close_notify(tls_files: TlsFiles) -> None:
+    """A handler that returns says so within TLS, so that its client can tell an end from an attack."""
+
+    class OnceHandler(socketserver.StreamRequestHandler):
+        def handle(self) -> None:
+            self.wfile.write(self.rfile.readline())
+
+    server = SocketServer(secured(LineServer(OnceHandler, bytes), tls_files))
+    address = server.start()
+    try:
+        client = TlsLineClient(address, tls_files.ca, suppresses_ragged_eofs=False)
+        with contextlib.closing(client):
+            client.send(b"hello")
+            assert client.receive() == b"hello"
+            with pytest.raises(EOFError):  # and no SSLEOFError
+                client.receive()
+    finally:
         server.cut_off()

@@ -22,8 +22,10 @@ Rules:
 from __future__ import annotations
 
 import logging
+import math
 import socket
 import socketserver
+import ssl
 import threading
 from typing import Any
 
@@ -35,6 +37,7 @@ from registry_drain.servers.current_request import serving
 from registry_drain.servers.in_flight import InFlight, InFlightRequest
 from registry_drain.servers.listener import DrainableListener, ListenerStoppedError, bound_address, prepare
 from registry_drain.servers.socket_server.tracked_socket import TrackedSocket
+from registry_drain.servers.socket_server.tracked_tls import HANDSHAKE_TIMEOUT, TrackedTlsSocket, shake_hands_later
 
 logger = logging.getLogger(__name__)
 
@@ -57,6 +60,8 @@ class SocketServer:
         idle_quiet: seconds without a byte before an idle connection is closed by the drain.
         spread: seconds over which idle connections are closed if there are thousands, so that their clients do not all
             reconnect at the same instant; 0: all at once.
+        handshake_timeout: seconds that a client has to begin, and again to end, its TLS handshake, where the server's
+            listening socket was wrapped by an :class:`ssl.SSLContext`.
 
     Raises:
         ConfigurationError: a kind of server that this adapter cannot drain.
@@ -69,7 +74,11 @@ class SocketServer:
         clock: Clock = SYSTEM_CLOCK,
         idle_quiet: float = IDLE_QUIET,
         spread: float = SPREAD,
+        handshake_timeout: float = HANDSHAKE_TIMEOUT,
     ) -> None:
+        if not math.isfinite(handshake_timeout) or handshake_timeout <= 0:
+            raise ConfigurationError(f"handshake_timeout is {handshake_timeout!r}: give seconds, more than 0")
+        self._handshake_timeout = handshake_timeout
         if not isinstance(server, socketserver.TCPServer) or server.socket_type != socket.SOCK_STREAM:
             raise ConfigurationError(f"{type(server).__name__} is not a socketserver.TCPServer: it has no connections")
         if isinstance(server, getattr(socketserver, "ForkingMixIn", ())):
@@ -91,6 +100,9 @@ class SocketServer:
         self._thread = threading.Thread(target=self._serve, name="registry-drain-socketserver", daemon=True)
         self._has_left = threading.Event()
         self._is_freed = False
+
+    _plain_class: type[TrackedSocket] = TrackedSocket
+    _tls_class: type[TrackedTlsSocket] = TrackedTlsSocket
 
     @property
     def in_flight(self) -> InFlight:
@@ -116,6 +128,7 @@ class SocketServer:
                 prepare(self._server.socket)
                 self._server.server_bind()
                 self._server.server_activate()
+            shake_hands_later(self._server.socket)
             self._listener = DrainableListener(self._server.socket, self._accept, removes_path=False)
             # On the instance: the class may serve elsewhere without us.
             self._server.get_request = self._listener.accept  # type: ignore[method-assign]
@@ -156,17 +169,26 @@ class SocketServer:
 
     def _accept(self) -> _Accepted:
         sock, address = self._get_one()
-        return TrackedSocket.adopt(sock, self._connections), address
+        return self._adopt(sock), address
+
+    def _adopt(self, sock: socket.socket) -> TrackedSocket:
+        if type(sock) is ssl.SSLSocket:
+            return self._tls_class.adopt_tls(sock, self._connections)
+        return self._plain_class.adopt(sock, self._connections)
 
     def _finish_request(self, request: TrackedSocket, client_address: Any) -> None:
         # In the serving thread, around the handler.
         connection = request.connection
         connection.thread = threading.current_thread()
+        if isinstance(request, TrackedTlsSocket) and not request.shake_hands(self._handshake_timeout):
+            return
         serving.set(connection)
         try:
             self._finish_one(request, client_address)
         finally:
             serving.set(None)
+            if isinstance(request, TrackedTlsSocket):
+                request.say_goodbye()
 
     def _serve(self) -> None:
         try:

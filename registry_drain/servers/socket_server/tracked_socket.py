@@ -48,14 +48,18 @@ class TrackedSocket(socket.socket):
         """
         if type(sock) is not socket.socket:
             sock.close()
-            logger.error("refused a connection: %s is not supported by SocketServer yet", type(sock).__name__)
+            logger.error("refused a connection: %s is not supported by SocketServer", type(sock).__name__)
             raise OSError(errno.EPROTONOSUPPORT, f"{type(sock).__name__} is not supported")
         timeout = sock.gettimeout()
         tracked = cls(sock.family, sock.type, sock.proto, fileno=sock.detach())
         tracked.settimeout(timeout)
-        tracked.connection = Connection(connections, tracked, is_guessed=True)
-        connections.add(tracked.connection)
+        tracked.begin(connections)
         return tracked
+
+    def begin(self, connections: Connections) -> None:
+        """Be one of ``connections`` from now on."""
+        self.connection = Connection(connections, self, is_guessed=True)
+        connections.add(self.connection)
 
     def at_read(self) -> None:
         """Note that the handler asks for more input: it has answered, if it has written since the request began."""
@@ -92,11 +96,13 @@ class TrackedSocket(socket.socket):
         """Read; see :meth:`socket.socket.recv`."""
         if flags & socket.MSG_PEEK:
             return super().recv(bufsize, flags)  # takes nothing, so it begins nothing
-        return self._receive(lambda: socket.socket.recv(self, bufsize, flags), len, b"")
+        receive = super().recv
+        return self._receive(lambda: receive(bufsize, flags), len, b"")
 
     def recv_into(self, buffer: WriteableBuffer, nbytes: int = 0, flags: int = 0) -> int:
         """Read; see :meth:`socket.socket.recv_into`."""
-        return self._receive(lambda: socket.socket.recv_into(self, buffer, nbytes, flags), int, 0)
+        receive = super().recv_into
+        return self._receive(lambda: receive(buffer, nbytes, flags), int, 0)
 
     def send(self, data: ReadableBuffer, flags: int = 0, /) -> int:
         """Write; see :meth:`socket.socket.send`."""
