@@ -98,6 +98,7 @@ OPTIONAL = {
     "grpc_health": {"servers.grpc_server"},
     "rpyc": {"servers.rpyc_server"},
     "rich": {"cli"},
+    "shtab": {"cli.completion"},
 }
 """Which modules may import an optional library, by prefix."""
 

@@ -46,10 +46,11 @@ def main(arguments: Sequence[str] | None = None, *, program: str = "deregister")
         "companions": [],
         "results": [],
     }
-    return invoke(_parser(program), _deregister, arguments, blank)
+    return invoke(make_parser(program), _deregister, arguments, blank)
 
 
-def _parser(program: str) -> CommandParser:
+def make_parser(program: str) -> CommandParser:
+    """Return what takes the arguments apart."""
     parser = CommandParser(program, "Remove instances from a registry, and prove that they are gone.", _EPILOG)
     parser.add_registry()
     add_agent(parser)

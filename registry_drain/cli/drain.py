@@ -38,10 +38,11 @@ def main(arguments: Sequence[str] | None = None, *, program: str = "registry-dra
         "candidates": [],
         "results": [],
     }
-    return invoke(_parser(program), _rotate, arguments, blank)
+    return invoke(make_parser(program), _rotate, arguments, blank)
 
 
-def _parser(program: str) -> CommandParser:
+def make_parser(program: str) -> CommandParser:
+    """Return what takes the arguments apart."""
     is_drain = not program.endswith("undrain")
     if is_drain:
         parser = CommandParser(

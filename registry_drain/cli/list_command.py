@@ -14,10 +14,11 @@ from registry_drain.cli.output import Output
 
 def main(arguments: Sequence[str] | None = None, *, program: str = "registry-drain list") -> int:
     """Run the command and return its exit status."""
-    return invoke(_parser(program), _list, arguments, {"registry": None, "service": None, "instances": []})
+    return invoke(make_parser(program), _list, arguments, {"registry": None, "service": None, "instances": []})
 
 
-def _parser(program: str) -> CommandParser:
+def make_parser(program: str) -> CommandParser:
+    """Return what takes the arguments apart."""
     parser = CommandParser(
         program,
         "Show what is registered: a table at a terminal, tab-separated lines elsewhere, JSON on request.",

@@ -14,7 +14,8 @@ from registry_drain.cli.output import Output
 from registry_drain.errors import ConfigurationError
 
 PROGRAM = "registry-drain"
-_COMMANDS = {
+COMMANDS = {
+    "completion": ("registry_drain.cli.completion", "print a script for the completion of a shell"),
     "demo": ("registry_drain.cli.demo.command", "restart a fleet under load, stopped naively and drained, and compare"),
     "deregister": ("registry_drain.cli.deregister", "remove instances from a registry, and prove that they are gone"),
     "drain": ("registry_drain.cli.drain", "take instances out of rotation, without removing them"),
@@ -23,13 +24,14 @@ _COMMANDS = {
     "sweep": ("registry_drain.cli.sweep.command", "find instances that are dead, and remove them"),
     "undrain": ("registry_drain.cli.drain", "put instances back into rotation"),
 }
+"""By name: the module, which has ``main`` and ``make_parser``, and what it does."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command that the first argument names, and return its exit status."""
     words = list(sys.argv[1:] if arguments is None else arguments)
-    if words and words[0] in _COMMANDS:
-        module, _ = _COMMANDS[words[0]]
+    if words and words[0] in COMMANDS:
+        module, _ = COMMANDS[words[0]]
         return cast("int", importlib.import_module(module).main(words[1:], program=f"{PROGRAM} {words[0]}"))
     return invoke(_parser(), _no_command, words)
 
@@ -37,8 +39,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> CommandParser:
     from registry_drain import __version__
 
-    width = max(map(len, _COMMANDS))
-    commands = "\n".join(f"  {name:<{width}}  {summary}" for name, (_, summary) in _COMMANDS.items())
+    width = max(map(len, COMMANDS))
+    commands = "\n".join(f"  {name:<{width}}  {summary}" for name, (_, summary) in COMMANDS.items())
     parser = CommandParser(
         PROGRAM,
         "Look at service registries, take instances out of them, and see what draining is worth.",
@@ -51,4 +53,4 @@ def _parser() -> CommandParser:
 
 def _no_command(options: argparse.Namespace, _output: Output, _document: Document) -> Verdict:
     given = "no command" if options.command is None else f"no command {options.command!r}"
-    raise ConfigurationError(f"{given}: there are {', '.join(_COMMANDS)}; see {PROGRAM} --help")
+    raise ConfigurationError(f"{given}: there are {', '.join(COMMANDS)}; see {PROGRAM} --help")

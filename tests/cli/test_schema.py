@@ -12,8 +12,8 @@ from typing import Any
 import jsonschema
 import pytest
 
+from registry_drain.cli import main
 from registry_drain.cli.demo.tally import Tally
-from registry_drain.cli.main import _COMMANDS
 from registry_drain.cli.schema.documents import COMMANDS, schema_of
 from registry_drain.registries.base import EntryCheck, RegistryEntry
 from registry_drain.testing.faults import REFUSED, UNAVAILABLE, Step
@@ -148,7 +148,7 @@ def test_a_schema_is_one(registry_drain: Run, command: str) -> None:
 
 def test_every_command_has_one() -> None:
     """None is forgotten."""
-    assert set(COMMANDS) == (set(_COMMANDS) - WITHOUT_JSON) | {"list-watch"}
+    assert set(COMMANDS) == (set(main.COMMANDS) - WITHOUT_JSON) | {"list-watch"}
 
 
 def test_no_such_schema(registry_drain: Run) -> None:

@@ -26,10 +26,11 @@ exit status: 0 the drained side lost nothing; 1 it lost a request, made none, or
 
 def main(arguments: Sequence[str] | None = None, *, program: str = "registry-drain demo") -> int:
     """Run the command and return its exit status."""
-    return invoke(_parser(program), _demo, arguments, {"registry": None, "naive": None, "drained": None})
+    return invoke(make_parser(program), _demo, arguments, {"registry": None, "naive": None, "drained": None})
 
 
-def _parser(program: str) -> CommandParser:
+def make_parser(program: str) -> CommandParser:
+    """Return what takes the arguments apart."""
     parser = CommandParser(program, "Restart a fleet under load: stopped the naive way, and drained.", _EPILOG)
     parser.add_argument(
         "--registry", metavar="URL", help="where the fleets are listed (default: a directory of the demo's own)"

@@ -13,10 +13,10 @@ from registry_drain.cli.output import Output
 
 def main(arguments: Sequence[str] | None = None, *, program: str = "registry-drain schema") -> int:
     """Run the command and return its exit status."""
-    return invoke(parser(program), _schema, arguments)
+    return invoke(make_parser(program), _schema, arguments)
 
 
-def parser(program: str = "registry-drain schema") -> CommandParser:
+def make_parser(program: str) -> CommandParser:
     """Return what takes the arguments apart."""
     made = CommandParser(
         program,

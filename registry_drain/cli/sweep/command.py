@@ -35,10 +35,10 @@ def main(arguments: Sequence[str] | None = None, *, program: str = "registry-dra
         "probed": None,
         "ghosts": [],
     }
-    return invoke(parser(program), _sweep, arguments, blank)
+    return invoke(make_parser(program), _sweep, arguments, blank)
 
 
-def parser(program: str = "registry-drain sweep") -> CommandParser:
+def make_parser(program: str) -> CommandParser:
     """Return what takes the arguments apart."""
     made = CommandParser(
         program,
