@@ -18,6 +18,7 @@ from registry_drain.errors import ConfigurationError, PermissionRefusedError, Re
 from registry_drain.registries.base import RemovalOutcome
 from registry_drain.registries.url import open_registry
 from registry_drain.registries.zookeeper import ZooKeeperRegistry
+from registry_drain.registries.zookeeper.handler import ConnectionNotes, NotingHandler, noting
 from tests.conftest import NewZooKeeper, _require
 from tests.registries.zookeeper_bench import SERVICE, within
 from tests.registries.zookeeper_identities import USERS, GuardedStage, Identities
@@ -112,15 +113,16 @@ def test_the_host_name_is_verified(stage: GuardedStage, tls_files: TlsFiles) -> 
 
 
 @contextlib.contextmanager
-def _impostor() -> Iterator[str]:
-    """Give the address of a TLS server whose certificate nobody trusts."""
+def _tls_server(authority: trustme.CA, answer: bytes = b"") -> Iterator[str]:
+    """Give the address of a TLS server with a certificate of ``authority``, which writes ``answer`` and ends."""
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    trustme.CA().issue_cert("127.0.0.1").configure_cert(context)
+    authority.issue_cert("127.0.0.1").configure_cert(context)
 
     class Handler(socketserver.BaseRequestHandler):
         def handle(self) -> None:
-            with contextlib.suppress(OSError):
-                context.wrap_socket(self.request, server_side=True).close()
+            with contextlib.suppress(OSError), context.wrap_socket(self.request, server_side=True) as encrypted:
+                encrypted.sendall(answer)
+                encrypted.recv(1)
 
     with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler) as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
@@ -134,12 +136,27 @@ def _impostor() -> Iterator[str]:
 
 def test_one_server_that_refuses_does_not_hide_one_that_does_not(stage: GuardedStage, tls_files: TlsFiles) -> None:
     """The verdict waits for a whole round, in whatever order kazoo tries."""
-    with _impostor() as impostor:
+    with _tls_server(trustme.CA()) as impostor:
         for _ in range(4):
             registry = stage.tls_registry(_files(tls_files), hosts=f"{impostor},{stage.server.tls_hosts}")
             assert list(registry.entries(None, within())) == []
         with pytest.raises(RegistryError, match=f"certificate of {impostor}"):
             stage.tls_registry(_files(tls_files), hosts=f"{impostor},127.0.0.1:{free_port()}").entries(None, within())
+
+
+def test_what_tls_has_decrypted_already_is_not_waited_for() -> None:
+    """Two answers in one record: no file descriptor tells of the second, and kazoo would wait for a third."""
+    authority, notes = trustme.CA(), ConnectionNotes(lambda: None)
+    context = ssl.create_default_context()
+    authority.configure_trust(context)
+    with _tls_server(authority, b"two answers") as address:
+        host, _, port = address.partition(":")
+        handler = NotingHandler(notes, noting(context))
+        with handler.create_connection((host, int(port)), hostname=host, timeout=30.0) as encrypted:
+            assert encrypted.recv(3) == b"two"
+            assert handler.select([encrypted], [], [], 0.0) == ([encrypted], [], [])
+            assert encrypted.recv(8) == b" answers"
+            assert handler.select([encrypted], [], [], 0.0) == ([], [], [])
 
 
 def test_the_wrong_port_is_explained(stage: GuardedStage, tls_files: TlsFiles) -> None:

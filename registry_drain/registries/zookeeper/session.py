@@ -33,17 +33,6 @@ from collections.abc import Callable, Sequence
 from enum import Enum
 from typing import Any
 
-from kazoo.exceptions import (
-    AuthFailedError,
-    BadVersionError,
-    InvalidACLError,
-    KazooException,
-    NoAuthError,
-    NodeExistsError,
-    NoNodeError,
-    NotEmptyError,
-)
-from kazoo.handlers.threading import KazooTimeoutError
 from kazoo.protocol.states import KazooState, KeeperState
 
 from registry_drain.clock import Clock, Deadline
@@ -55,13 +44,13 @@ from registry_drain.errors import (
 )
 from registry_drain.registries.zookeeper.client import SessionKey, let_go, new_client, send_goodbye
 from registry_drain.registries.zookeeper.handler import ConnectionNotes
-from registry_drain.registries.zookeeper.refusal import Need, need_of, refusal_text
+from registry_drain.registries.zookeeper.refusal import Need, need_of
+from registry_drain.registries.zookeeper.session_errors import ANSWERS, RefusedRequestError, SessionErrors
 from registry_drain.registries.zookeeper.settings import Cancellation, CancelledSessionCallError, SessionSettings
 
-log = logging.getLogger(__name__)
+__all__ = ["ANSWERS", "RefusedRequestError", "Request", "SessionPhase", "ZooKeeperSession", "read_stat", "session_text"]
 
-ANSWERS = (NoNodeError, NodeExistsError, BadVersionError, NotEmptyError)
-"""What a healthy ZooKeeper may answer, and the callers here handle; everything else is translated."""
+log = logging.getLogger(__name__)
 
 _MOST_OUTSTANDING = 64
 """Requests; see rule 2. Two rounds (one lost with a connection, one new) stay below 278, even of two sends each."""
@@ -69,19 +58,8 @@ _MOST_OUTSTANDING = 64
 _LONGEST_HOLD = 5.0
 """Seconds until a session that somebody forgot to let go of is let go."""
 
-_REQUIRES_AUTHENTICATION = -124
-"""SESSIONCLOSEDREQUIRESASLAUTH: the server has ``enforce.auth.enabled`` or ``sessionRequireClientSASLAuth``."""
-
 Request = Callable[[Any], Any]
 """Given the KazooClient, sends one request and returns its AsyncResult."""
-
-
-class RefusedRequestError(PermissionRefusedError):
-    """One request was refused by an access list; ``need`` is what it takes, if that is known."""
-
-    def __init__(self, message: str, need: Need | None) -> None:
-        super().__init__(message)
-        self.need = need
 
 
 class SessionPhase(Enum):
@@ -136,8 +114,8 @@ class ZooKeeperSession:
         self._over = threading.Event()
         self._stopped = threading.Event()
         self._notes = ConnectionNotes(self._wake_waiters)
-        self._credential = settings.read_credential()
         self._client = new_client(settings, resume, self._notes)
+        self._errors = SessionErrors(settings, settings.read_credential(), self._client)
         self._client.add_listener(self._listen)
         self._client.start_async()
 
@@ -251,24 +229,15 @@ class ZooKeeperSession:
         self, need: Need | None, deadline: Deadline, cancellation: Cancellation | None = None
     ) -> PermissionRefusedError:
         """Return an error that says who lacks ``need``, and who has it, as far as the access list may be read."""
-        if need is None:
-            return RefusedRequestError(f"{self._settings.url}: ZooKeeper's access list refuses this (NoAuth)", None)
         acls = None
-        if deadline.remaining() > 0:
+        if need is not None and deadline.remaining() > 0:
             with contextlib.suppress(RegistryUnavailableError):
+                node = need.node
                 [answer] = self._call_batch(
-                    [lambda client: client.get_acls_async(need.node)], deadline, cancellation or Cancellation()
+                    [lambda client: client.get_acls_async(node)], deadline, cancellation or Cancellation()
                 )
                 acls = None if isinstance(answer, Exception) else answer[0]
-        who = self._who()
-        text = refusal_text(need, who, self._credential, acls)
-        return RefusedRequestError(f"{self._settings.url}: NoAuth: {text}", need)
-
-    def _who(self) -> str:
-        names = [self._credential.identity] if self._credential else []
-        if self._settings.tls and self._settings.tls.cert_file:
-            names.append(f"the holder of {self._settings.tls.cert_file}")
-        return " or ".join(names) or "an anonymous client"
+        return self._errors.refused(need, acls)
 
     def _call_batch(self, requests: Sequence[Request], deadline: Deadline, cancellation: Cancellation) -> list[Any]:
         epoch = self._enter(len(requests), deadline, cancellation)
@@ -287,8 +256,8 @@ class ZooKeeperSession:
             with cancellation.hook(abort):
                 limit = deadline.capped(self._settings.call_timeout)
                 # The last one first: answers come in order, so that it is the only one that is really waited for.
-                answers = [self._answer(*each, limit) for each in zip(reversed(results), reversed(needs), strict=True)]
-                return answers[::-1]
+                sent = zip(reversed(results), reversed(needs), strict=True)
+                return [self._errors.answer(result, need, limit) for result, need in sent][::-1]
         finally:
             # What was not answered keeps its place until it is, or until the next connection; rule 2.
             late = [result for result in results if not result.ready()]
@@ -324,7 +293,7 @@ class ZooKeeperSession:
                             return self._epoch
                     self._check_usable()
                     if not deadline.wait(waiter):
-                        raise self._unreachable(is_connected=is_connected)
+                        raise self._errors.unreachable(self._notes.failure, is_connected=is_connected)
         finally:
             with self._lock:
                 self._waiters.discard(waiter)
@@ -339,63 +308,13 @@ class ZooKeeperSession:
 
     def _check_usable(self) -> None:
         if self._is_refused:
-            raise self._credentials_refused()
+            raise self._errors.credentials_refused()
         if (refusal := self._notes.refusal) is not None:
             raise type(refusal)(f"{self._settings.url}: {refusal}")
         if self._process_id != os.getpid():
             raise RegistryUnavailableError(f"{self._settings.url}: this session belongs to the process that forked us")
         if self._phase is SessionPhase.OVER:
-            message = f"{self._settings.url}: the session is over; it is being replaced{self._hint}"
-            raise RegistryUnavailableError(message)
-
-    @property
-    def _hint(self) -> str:
-        if self._client.was_hung_up_on:
-            return ": ZooKeeper hung up during SASL; is auth_file right?"
-        # A server without SASL's provider answers nothing at all.
-        return ": it does not finish SASL; is that enabled there?" if self._client.is_proving else ""
-
-    def _credentials_refused(self) -> PermissionRefusedError:
-        return PermissionRefusedError(
-            f"{self._settings.url}: ZooKeeper refused the credentials of {self._who()}: look at auth_file"
-        )
-
-    def _unreachable(self, *, is_connected: bool) -> RegistryError:
-        if is_connected:
-            return RegistryTimeoutError(f"{self._settings.url}: ZooKeeper does not answer; earlier requests still wait")
-        reason = f" ({self._notes.failure})" if self._notes.failure else ""
-        return RegistryUnavailableError(f"{self._settings.url}: no connection to ZooKeeper in the time allowed{reason}")
-
-    def _answer(self, result: Any, need: Need | None, deadline: Deadline) -> Any:
-        try:
-            return result.get(timeout=deadline.remaining())
-        except ANSWERS as answer:
-            return answer
-        except NoAuthError:
-            doing = f" to {self._who()}: {need.doing}" if need else ""
-            return RefusedRequestError(f"{self._settings.url}: refused by an access list (NoAuth){doing}", need)
-        except InvalidACLError as error:
-            # "auth" in a list stands for the creator, who is nobody to this server.
-            raise PermissionRefusedError(
-                f"{self._settings.url}: ZooKeeper takes no access list for the creator, because it does not know "
-                f"{self._who()}: is the scheme enabled there?"
-            ) from error
-        except CancelledSessionCallError:
-            raise
-        except KazooTimeoutError as error:
-            raise RegistryTimeoutError(f"{self._settings.url}: ZooKeeper did not answer in time{self._hint}") from error
-        except AuthFailedError as error:
-            if self._client.was_hung_up_on:
-                raise RegistryUnavailableError(f"{self._settings.url}: the connection broke{self._hint}") from error
-            raise self._credentials_refused() from error
-        except KazooException as error:
-            if getattr(error, "code", 0) == _REQUIRES_AUTHENTICATION:
-                raise PermissionRefusedError(
-                    f"{self._settings.url}: ZooKeeper serves no client that has not proven who it is, which "
-                    f"{self._who()} has not: name credentials (sasl) as auth_file"
-                ) from error
-            reason = type(error).__name__
-            raise RegistryUnavailableError(f"{self._settings.url}: the request failed ({reason})") from error
+            raise self._errors.over()
 
     # --- the end ------------------------------------------------------------------------------------------------------
 
@@ -492,7 +411,7 @@ class ZooKeeperSession:
         resumed.begin_end()
         deadline.wait(resumed._over)
         if resumed._is_refused:
-            raise resumed._credentials_refused()
+            raise resumed._errors.credentials_refused()
         return resumed.is_dead
 
 
