@@ -6,6 +6,7 @@ import json
 import logging
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -29,6 +30,7 @@ from registry_drain.registries.zookeeper.layouts.base import Recognition
 from registry_drain.registries.zookeeper.node import may_take_over
 from registry_drain.registries.zookeeper.registration import ZooKeeperRegistration
 from registry_drain.registries.zookeeper.session import SessionPhase, session_text
+from registry_drain.registries.zookeeper.session_client import address_in, client_of
 from tests.conftest import NewZooKeeper
 from tests.registries.zookeeper_bench import INSTANCE, SERVICE, Background, Stage, never, within
 from tests.support.processes import eventually
@@ -157,6 +159,35 @@ def test_an_entry_of_elsewhere_is_not_touched(stage: Stage) -> None:
     entry = RegistryEntry("x", "y", locator=f"{stage.base}-elsewhere/x/y")
     with pytest.raises(InstanceNotFoundError):
         stage.registry().remove(entry, within(), force=True)
+
+
+def test_a_live_owner_is_named_with_the_address_of_its_client(stage: Stage, tcp_proxy: NewProxy) -> None:
+    """As far as the servers tell; it takes nothing away if they do not."""
+    with stage.eyes() as client:
+        client.create(stage.path, b"{}", makepath=True, ephemeral=True)
+        own_port = client._connection._socket.getsockname()[1]
+        registry = stage.registry()
+        entry = _entry(stage)
+        with pytest.raises(LiveOwnerError, match=rf"session {entry.owner} of the client 127\.0\.0\.1:{own_port}, "):
+            registry.remove(entry, within())
+        proxy = tcp_proxy(stage.server.hosts)
+        proxy.black_hole()
+        silent = replace(registry._settings, hosts=proxy.address)
+        assert client_of(entry.owner, silent, within()) == ""
+        assert client_of(entry.owner, replace(silent, hosts="127.0.0.1:1"), within()) == ""
+        assert client_of("0x1", registry._settings, within()) == ""
+        later = replace(silent, hosts=f"127.0.0.1:1,{stage.server.hosts}")
+        assert client_of(entry.owner, later, within()) == f"127.0.0.1:{own_port}"
+        proxy.pass_through()
+
+
+def test_the_address_of_a_client_is_read_from_what_a_server_tells() -> None:
+    """IPv6 too; a refusal, and sessions that begin alike, are nobody."""
+    told = " /0:0:0:0:0:0:0:1:4711[1](queued=0,recved=5,sid=0x10a,lop=PING)\n /10.0.0.7:80[0](queued=0,sid=0x10)\n"
+    assert address_in(told, "0x10a") == "0:0:0:0:0:0:0:1:4711"
+    assert address_in(told, "0x10") == "10.0.0.7:80"
+    assert address_in(told, "0x1") == ""
+    assert address_in("cons is not executed because it is not in the whitelist.", "0x1") == ""
 
 
 def test_a_live_owner_that_puts_it_back_is_reported(stage: Stage) -> None:

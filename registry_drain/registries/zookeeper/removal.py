@@ -28,6 +28,7 @@ from registry_drain.registries.base import RegistryEntry, Removal, RemovalOutcom
 from registry_drain.registries.retry import retrying
 from registry_drain.registries.zookeeper.node_stat import owner_of, version_of
 from registry_drain.registries.zookeeper.session import ZooKeeperSession, read_stat, session_text
+from registry_drain.registries.zookeeper.session_client import client_of
 from registry_drain.registries.zookeeper.settings import SessionSettings
 from registry_drain.registries.zookeeper.shared import SharedSession
 
@@ -37,10 +38,11 @@ def gone_already(entry: RegistryEntry, url: str) -> InstanceNotFoundError:
     return InstanceNotFoundError(f"{entry} is gone: there is no {entry.locator} on {url}")
 
 
-def held_by_its_owner(entry: RegistryEntry) -> LiveOwnerError:
+def held_by_its_owner(entry: RegistryEntry, client: str = "") -> LiveOwnerError:
     """Return what is said of an entry whose session lives, unless it is to be removed by force."""
+    whence = f" of the client {client}" if client else ""
     return LiveOwnerError(
-        f"{entry} is held by session {entry.owner}, which is alive: stop its process", yields_to_force=True
+        f"{entry} is held by session {entry.owner}{whence}, which is alive: stop its process", yields_to_force=True
     )
 
 
@@ -122,6 +124,8 @@ class EntryRemoval:
         if self._attempts and version_of(stat) != self._entry.version:
             return  # likewise, and somebody has registered since: the proof tells
         if (error := refusal(self._entry, stat, force=force)) is not None:
+            if isinstance(error, LiveOwnerError) and error.yields_to_force:
+                error = held_by_its_owner(self._entry, client_of(self._entry.owner, self._settings, deadline))
             raise error
         session.wait_connected(deadline)
         self._attempts += 1
