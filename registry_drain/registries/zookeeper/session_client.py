@@ -42,8 +42,9 @@ def client_of(session_text: str, settings: SessionSettings, deadline: Deadline) 
                 address = address_in(_cons(host, limit), session_text)
             except (OSError, ValueError) as error:
                 log.debug("%s does not say who %s is: %s", host, session_text, error)
-            else:
-                found += [address] if address else []
+                continue
+            if address:
+                found.append(address)
         is_done.set()
 
     limit = deadline.capped(_MOST_SECONDS)
