@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 
 from registry_drain.cli.main import main
+from registry_drain.clock import SYSTEM_CLOCK
 from registry_drain.errors import (
     ConfigurationError,
     MissingExtraError,
@@ -30,6 +31,8 @@ from registry_drain.registries.abilities import RemovalResult
 from registry_drain.registries.base import RemovalOutcome
 from registry_drain.registries.url import open_registry
 from registry_drain.registries.zookeeper import ZooKeeperRegistry
+from registry_drain.registries.zookeeper.session import ZooKeeperSession
+from registry_drain.registries.zookeeper.settings import SessionSettings
 from tests.conftest import NewZooKeeper, _require
 from tests.registries.zookeeper_bench import INSTANCE, SERVICE, within
 from tests.registries.zookeeper_identities import ADMIN, USERS, GuardedStage, Identities, digest_acl
@@ -117,31 +120,61 @@ def test_a_server_that_requires_sasl_is_understood(new_zookeeper: NewZooKeeper, 
         stage.close()
 
 
-class _HangsUpDuringSasl(socketserver.BaseRequestHandler):
-    """Grants a session, and ends the connection when SASL begins, as a server does that is being stopped."""
+@contextlib.contextmanager
+def _hangs_up_during_sasl(may_hang_up: threading.Event) -> Iterator[str]:
+    """Give the address of a server that grants a session, and ends the connection in the middle of SASL.
 
-    def handle(self) -> None:
-        with contextlib.suppress(OSError):
-            self.request.recv(4096)
-            answer = struct.pack("!iiq", 0, 4000, 0x1234) + struct.pack("!i", 16) + bytes(16) + b"\0"
-            self.request.sendall(struct.pack("!i", len(answer)) + answer)
-            self.request.recv(4096)
+    As one does that is being stopped.
+    """
+
+    class Handler(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            with contextlib.suppress(OSError):
+                self.request.recv(4096)
+                answer = struct.pack("!iiq", 0, 10_000, 0x1234) + struct.pack("!i", 16) + bytes(16) + b"\0"
+                self.request.sendall(struct.pack("!i", len(answer)) + answer)
+                self.request.recv(4096)
+                may_hang_up.wait(30.0)
+
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
+        thread.start()
+        try:
+            yield f"127.0.0.1:{server.server_address[1]}"
+        finally:
+            may_hang_up.set()
+            server.shutdown()
+            thread.join()
 
 
 def test_a_server_that_ends_during_sasl_has_refused_nobody(identities: Identities) -> None:
     """A restart must not look like a wrong password, after which a registration would rest; the message says both."""
-    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), _HangsUpDuringSasl) as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
-        thread.start()
-        url = f"zookeeper://127.0.0.1:{server.server_address[1]}?auth_file={identities.file('sasl', 'deployer')}"
-        registry = open_registry(url)
+    may_hang_up = threading.Event()
+    may_hang_up.set()
+    with _hangs_up_during_sasl(may_hang_up) as address:
+        registry = open_registry(f"zookeeper://{address}?auth_file={identities.file('sasl', 'deployer')}")
         try:
             with pytest.raises(RegistryUnavailableError, match="hung up during SASL"):
                 registry.entries(None, within(2.0))
         finally:
             registry.close()
-            server.shutdown()
-            thread.join()
+
+
+def test_a_goodbye_behind_a_failed_authentication_was_not_answered(identities: Identities) -> None:
+    """Kazoo says that it is connected before SASL: a session that ends then is not known to be dead."""
+    may_hang_up = threading.Event()
+    with _hangs_up_during_sasl(may_hang_up) as address:
+        auth_file = identities.file("sasl", "deployer")
+        settings = SessionSettings("zookeeper://test", address, 10.0, 5.0, auth_file=auth_file)
+        session = ZooKeeperSession(settings, SYSTEM_CLOCK)
+        try:
+            session.wait_connected(within())
+            session.begin_end()
+            may_hang_up.set()
+            assert session.wait_stopped(within())
+            assert not session.is_dead
+        finally:
+            session.begin_end()
 
 
 def test_a_server_without_sasl_is_named(new_zookeeper: NewZooKeeper, identities: Identities) -> None:
@@ -272,7 +305,7 @@ def test_another_identity_cannot_remove_ours(
         url = f"{stage.server.url}{stage.base}?session_timeout_s=4{options}"
         assert main(["deregister", url, *arguments]) == 7
         error = capsys.readouterr().err
-        assert f"deleting {stage.path} takes DELETE in the access list of {stage.base}/{SERVICE}" in error
+        assert f"deleting {stage.path} takes DELETE in the access list of {stage.base}/{SERVICE}, which" in error
         assert f"{scheme}:rival does not have" in error or "an anonymous client does not have" in error
         assert (
             f"it grants world:anyone:r, {scheme}:deployer:cdrwa" in error or f"{scheme}:deployer:cdrwa, world" in error
