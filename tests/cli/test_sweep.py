@@ -104,6 +104,15 @@ def test_yes_removes_and_says_why(registry_drain: Run, faulty: FaultyRegistry) -
     assert [entry.id for entry in faulty.cluster.entries()] == ["two"]
 
 
+def test_what_will_undo_it_is_said_below_the_table(registry_drain: Run, faulty: FaultyRegistry) -> None:
+    """The registry's word on each removal; of many, for the first ones only."""
+    for number in range(5):
+        faulty.cluster.put(dataclasses.replace(DEAD_AGENT, id=str(number), locator=f"host-a/{number}"))
+    lines = registry_drain("sweep", "x://", "--dead-agents", "--yes").out.splitlines()
+    assert [line.partition(" ")[0] for line in lines[6:9]] == ["0", "1", "2"]
+    assert lines[9:] == ["... and 2 more: --json tells of each", "removed 5 of 5 ghosts among 5 instances"]
+
+
 def test_nothing_found_is_an_answer(registry_drain: Run, faulty: FaultyRegistry) -> None:
     """Status 0, with --yes, too."""
     faulty.cluster.put(dataclasses.replace(ONE, is_live=True, health="passing"))

@@ -129,10 +129,10 @@ def evidence_against(
 
 def reason_to_spare(entry: RegistryEntry) -> str:
     """Return why ``entry`` is left alone whatever speaks against it; empty if nothing does."""
-    if entry.managed_by:
-        return f"{entry.managed_by} manages it, and puts it back: stop it there"
     if entry.service == _SERVERS and _is_agent_dead(entry):
         return f"it is Consul's own server, which the others would list again: `consul force-leave {entry.node}`"
+    if entry.managed_by:
+        return f"{entry.managed_by} manages it, and puts it back: stop it there"
     if entry.is_live:
         return f"its owner {entry.owner or '(not named)'} is alive: stop it, or `deregister --id … --force`"
     return ""

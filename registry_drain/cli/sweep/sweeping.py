@@ -47,6 +47,8 @@ from registry_drain.registries.base import Registry, RegistryEntry
 
 _TIME_FOR_EACH = 0.1
 """Seconds by which each ghost prolongs the time limit: some ten times what one takes, removed one after the other."""
+_MOST_CAVEATS = 3
+"""Lines below the table: what holds for one ghost of a dead host usually holds for all."""
 _LAST_LOOK = 5.0
 """Seconds for looking what an interruption left behind."""
 
@@ -98,17 +100,23 @@ class Sweep:
             return ExitStatus.INTERRUPTED, "interrupted: nothing was removed"
         self._judge(entries, probes)
         going = [ghost for ghost in self._ghosts if ghost.is_to_go]
-        found = self._found(entries, probes, going)
+        found = f"{_number(len(going), 'ghost')} among {_number(len(entries), 'instance')}"
+        notes = self._notes(entries, probes, going)
         if not self._request.consent.has_agreed:
             self._report()
             most = self._request.consent.most
-            over = f", which is more than the {most} of --max" if most is not None and len(going) > most else ""
-            return ExitStatus.DONE, f"{found}{over}; --yes removes {_them(going)}" if going else found
+            if most is not None and len(going) > most:
+                found += f", which is more than the {most} of --max"
+            asked = [f"--yes removes {'it' if len(going) == 1 else 'them'}"] if going else []
+            return ExitStatus.DONE, "; ".join([found, *asked, *notes])
         missing = self._request.consent.missing([ghost.entry for ghost in going], entries)
         if missing is not None:
             self._report()
             return missing[0], f"nothing was removed: {missing[1]}"
-        return self._remove(going, entries, found)
+        if not going:
+            self._report()
+            return ExitStatus.DONE, "; ".join([found, *notes])
+        return self._remove(going, entries, notes)
 
     def _look(self) -> Sequence[RegistryEntry]:
         request = self._request
@@ -176,10 +184,12 @@ class Sweep:
                 spared = f"this alone is not enough without {options}"
             self._ghosts.append(Ghost(entry, evidence, spared))
 
-    def _found(self, entries: Sequence[RegistryEntry], probes: dict[Endpoint, Probe], going: Sequence[Ghost]) -> str:
-        """Return in one line what was found, and where the search was blind."""
+    def _notes(
+        self, entries: Sequence[RegistryEntry], probes: dict[Endpoint, Probe], going: Sequence[Ghost]
+    ) -> list[str]:
+        """Return how it was looked, and where the search was blind."""
         finders = self._request.finders
-        told = [f"{_number(len(going), 'ghost')} among {_number(len(entries), 'instance')}"]
+        told = []
         if spared := len(self._ghosts) - len(going):
             told.append(f"{spared} more left alone")
         if probes:
@@ -192,9 +202,9 @@ class Sweep:
             rest = [entry for entry in entries if _key(entry) not in judged]
             if young := too_young(rest, self._since, finders.critical_for):
                 told.append(young)
-        return "; ".join(told)
+        return told
 
-    def _remove(self, going: Sequence[Ghost], listed: Sequence[RegistryEntry], found: str) -> Verdict:
+    def _remove(self, going: Sequence[Ghost], listed: Sequence[RegistryEntry], notes: Sequence[str]) -> Verdict:
         deadline = Deadline.after(self._request.timeout + _TIME_FOR_EACH * len(going), self._clock)
         bulk = remove_all(self._registry, [ghost.entry for ghost in going], deadline, self._output)
         for position, result in bulk.results.items():
@@ -206,17 +216,31 @@ class Sweep:
                 self._watch_back(going, listed)
         except KeyboardInterrupt:
             is_interrupted = True
+            for ghost in going:
+                if ghost.outcome is None:
+                    message = f"{ghost.entry} may have been removed or not (interrupted)"
+                    ghost.outcome = Outcome(ghost.entry, ExitStatus.UNREACHABLE, message)
         self._report()
+        self._show_caveats(going)
         gone = sum(1 for ghost in going if ghost.is_gone)
-        told = f"removed {gone} of {_number(len(going), 'ghost')}" if going else found
+        told = f"removed {gone} of {_number(len(going), 'ghost')}"
         if is_interrupted:
             return ExitStatus.INTERRUPTED, f"interrupted: {told}; sweep again to finish"
         # What is gone already is what was wanted.
         status = worst(ghost.status for ghost in going if ghost.status is not None and not ghost.is_gone)
         if status is ExitStatus.DONE:
-            return status, f"{told}; {found}" if going else found
+            return status, "; ".join([f"{told} among {_number(len(listed), 'instance')}", *notes])
         first = next(ghost.outcome for ghost in going if ghost.outcome is not None and ghost.status is status)
         return status, f"{told}; {first.message if bulk.failure is None else bulk.failure}"
+
+    def _show_caveats(self, going: Sequence[Ghost]) -> None:
+        """Say what the registry said of each removal, such as what will undo it: the table has no room for that."""
+        told = [ghost for ghost in going if ghost.outcome is not None and ghost.outcome.removal is not None]
+        for ghost in told[:_MOST_CAVEATS]:
+            if ghost.outcome is not None and ghost.outcome.removal is not None and ghost.outcome.removal.detail:
+                self._output.say(f"{ghost.entry}: {ghost.outcome.removal.detail}")
+        if len(told) > _MOST_CAVEATS:
+            self._output.say(f"... and {len(told) - _MOST_CAVEATS} more: --json tells of each")
 
     def _look_after(self, rest: Sequence[Ghost], bulk: BulkRemoval) -> None:
         """Say of those without a result whether they are gone: what was asked for may have happened unseen."""
@@ -271,7 +295,3 @@ def _key(entry: RegistryEntry) -> tuple[str, str, str]:
 
 def _number(count: int, what: str, several: str = "") -> str:
     return f"{count} {what if count == 1 else several or what + 's'}"
-
-
-def _them(going: Sequence[Ghost]) -> str:
-    return "it" if len(going) == 1 else "them"
