@@ -49,7 +49,15 @@ MAY_IMPORT: dict[str, set[str]] = {
         "servers.current_request",
     },
     "hosted": FACTS
-    | {"persistent_registration", "registries.base", "registries.url", "servers", "service", "shutdown"},
+    | {
+        "async_service",
+        "persistent_registration",
+        "registries.base",
+        "registries.url",
+        "servers",
+        "service",
+        "shutdown",
+    },
     "cli": FACTS | {"service", "shutdown", "registries", "servers", ""},
     "__main__": {"cli"},
     "": FACTS
@@ -90,7 +98,7 @@ OPTIONAL = {
     "kazoo": {"registries.zookeeper", "cli.demo"},
     "thrift": {"servers.thrift_server", "cli.demo"},
     "thriftpy2": {"servers.thriftpy2"},
-    "aiohttp": {"servers.aiohttp_server"},
+    "aiohttp": {"servers.aiohttp_server", "hosted.aiohttp"},
     "uvicorn": {"servers.uvicorn_server"},
     "hypercorn": {"servers.hypercorn_server"},
     "gunicorn": {"hosted.gunicorn"},

@@ -30,7 +30,7 @@ class Example:
         self.url = f"local://{directory}/registry"
         self.clients: list[HttpClient] = []
         self.process = ManagedProcess.python(
-            "-m", f"examples.{module}.server", "--registry", self.url, "--port", str(self.port), log=directory / "log"
+            "-m", f"examples.{module}", "--registry", self.url, "--port", str(self.port), log=directory / "log"
         )
         self.process.wait_output("registered ")
 
@@ -69,7 +69,7 @@ def example(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Example]
     running.close()
 
 
-@pytest.mark.parametrize("example", ["http_service"], indirect=True)
+@pytest.mark.parametrize("example", ["http_service.server"], indirect=True)
 def test_http_service(example: Example) -> None:
     """It is listed and ready; a request in flight is finished by the stop, and its client sent away."""
     assert example.listed("hello") == [f"127.0.0.1:{example.port}"]
@@ -86,7 +86,7 @@ def test_http_service(example: Example) -> None:
     assert example.listed("hello") == []
 
 
-@pytest.mark.parametrize("example", ["jsonrpc_server"], indirect=True)
+@pytest.mark.parametrize("example", ["jsonrpc_server.server"], indirect=True)
 def test_jsonrpc_server(example: Example) -> None:
     """Its methods answer, its errors are those of the specification, and a stop loses no call."""
     client = example.client()
@@ -115,7 +115,22 @@ def test_jsonrpc_server(example: Example) -> None:
     example.stopped()
 
 
-@pytest.mark.parametrize("example", ["aiohttp_service"], indirect=True)
+@pytest.mark.parametrize("example", ["aiohttp_service.run_app"], indirect=True)
+def test_aiohttp_run_app(example: Example) -> None:
+    """It is listed; a stream in flight comes to its end when the stop wants it to, and not when the signal comes."""
+    assert example.listed("hello") == [f"127.0.0.1:{example.port}"]
+    stream, client = example.client(), example.client()
+    stream.sock.sendall(b"GET /ticks HTTP/1.1\r\nHost: x\r\n\r\n")
+    assert client.request("GET", "/hello")[2] == b"/hello\n"
+    example.process.signal(signal.SIGTERM)
+    example.process.wait_output("deregistering")
+    assert client.request("GET", "/hello")[2] == b"/hello\n"
+    assert stream.receive().endswith(b"tick\nto be continued elsewhere\n")
+    example.stopped()
+    assert example.listed("hello") == []
+
+
+@pytest.mark.parametrize("example", ["aiohttp_service.server"], indirect=True)
 def test_aiohttp_service(example: Example) -> None:
     """The stream ends by itself, the WebSocket is closed with 1001, and the stop is clean."""
     client = example.client()

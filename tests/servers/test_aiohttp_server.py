@@ -20,6 +20,7 @@ from websockets.sync.client import ClientConnection, connect
 from registry_drain.async_service import AsyncService
 from registry_drain.clock import Deadline
 from registry_drain.errors import ConfigurationError, ServerError
+from registry_drain.hosted.aiohttp import run_app
 from registry_drain.phases import Phase
 from registry_drain.servers.aiohttp_server import AiohttpServer
 from registry_drain.servers.base import DrainableServer
@@ -444,3 +445,13 @@ def test_it_serves_in_the_applications_own_loop() -> None:
 
     asyncio.run(main())
     assert threads == {threading.get_ident()}
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"sock": object()}, {"loop": object()}, {"reuse_port": True}, {"host": ["a", "b"]}, {"handle_signals": True}],
+)
+def test_run_app_says_what_it_cannot_take_over(options: dict[str, Any]) -> None:
+    """Before anything is bound."""
+    with pytest.raises(ConfigurationError, match=next(iter(options))):
+        run_app(web.Application(), port=0, **options)
