@@ -104,13 +104,22 @@ def test_yes_removes_and_says_why(registry_drain: Run, faulty: FaultyRegistry) -
     assert [entry.id for entry in faulty.cluster.entries()] == ["two"]
 
 
-def test_what_will_undo_it_is_said_below_the_table(registry_drain: Run, faulty: FaultyRegistry) -> None:
+def test_what_will_undo_it_is_said_below_the_table(
+    registry_drain: Run, faulty: FaultyRegistry, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The registry's word on each removal; of many, for the first ones only."""
     for number in range(5):
         faulty.cluster.put(dataclasses.replace(DEAD_AGENT, id=str(number), locator=f"host-a/{number}"))
+    remove = faulty.remove
+    monkeypatch.setattr(
+        faulty, "remove", lambda *given, **more: dataclasses.replace(remove(*given, **more), detail="x")
+    )
     lines = registry_drain("sweep", "x://", "--dead-agents", "--yes").out.splitlines()
-    assert [line.partition(" ")[0] for line in lines[6:9]] == ["0", "1", "2"]
-    assert lines[9:] == ["... and 2 more: --json tells of each", "removed 5 of 5 ghosts among 5 instances"]
+    assert lines[6:] == [
+        *(f"{number} (10.0.0.7:9090): x" for number in range(3)),
+        "... and 2 more: --json tells of each",
+        "removed 5 of 5 ghosts among 5 instances",
+    ]
 
 
 def test_nothing_found_is_an_answer(registry_drain: Run, faulty: FaultyRegistry) -> None:

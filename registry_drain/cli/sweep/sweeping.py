@@ -235,12 +235,15 @@ class Sweep:
 
     def _show_caveats(self, going: Sequence[Ghost]) -> None:
         """Say what the registry said of each removal, such as what will undo it: the table has no room for that."""
-        told = [ghost for ghost in going if ghost.outcome is not None and ghost.outcome.removal is not None]
-        for ghost in told[:_MOST_CAVEATS]:
-            if ghost.outcome is not None and ghost.outcome.removal is not None and ghost.outcome.removal.detail:
-                self._output.say(f"{ghost.entry}: {ghost.outcome.removal.detail}")
-        if len(told) > _MOST_CAVEATS:
-            self._output.say(f"... and {len(told) - _MOST_CAVEATS} more: --json tells of each")
+        lines = [
+            f"{ghost.entry}: {ghost.outcome.removal.detail}"
+            for ghost in going
+            if ghost.outcome is not None and ghost.outcome.removal is not None and ghost.outcome.removal.detail
+        ]
+        for line in lines[:_MOST_CAVEATS]:
+            self._output.say(line)
+        if len(lines) > _MOST_CAVEATS:
+            self._output.say(f"... and {len(lines) - _MOST_CAVEATS} more: --json tells of each")
 
     def _look_after(self, rest: Sequence[Ghost], bulk: BulkRemoval) -> None:
         """Say of those without a result whether they are gone: what was asked for may have happened unseen."""
