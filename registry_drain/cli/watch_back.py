@@ -71,8 +71,8 @@ class BackWatch:
             try:
                 for service in services:
                     for entry in registry.entries(service, Deadline.after(read_timeout, clock)):
-                        if _place(entry) not in beside | seen:
-                            seen.add(_place(entry))
+                        if (place := _place(entry)) not in beside and place not in seen:
+                            seen.add(place)
                             self._see(entry, clock.now() - started_at)
             except RegistryUnavailableError as error:
                 self.failure = error
