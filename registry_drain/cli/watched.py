@@ -54,7 +54,8 @@ def watch_many(
     Raises:
         KeyboardInterrupt: nothing of what was seen is told.
     """
-    positions = [position for position, outcome in enumerate(outcomes) if outcome.status in LOOKED_AFTER]
+    looked_after = LOOKED_AFTER if seconds else {ExitStatus.CAME_BACK}  # a single look tells who it was
+    positions = [position for position, outcome in enumerate(outcomes) if outcome.status in looked_after]
     after = list(outcomes)
     if not positions:
         return after

@@ -200,6 +200,7 @@ def test_the_worst_is_the_status(
     assert ran.status == status
     outcomes = {result["instance"]["id"]: result["outcome"] for result in ran.document["results"]}
     assert outcomes["ghost-0"] == outcomes["ghost-3"] == "done"
+    assert "did not come back" not in ran.out  # nobody looked
     assert not {"ghost-0", "ghost-3"} & _left(registry)
 
 
