@@ -177,11 +177,11 @@ def test_a_goodbye_behind_a_failed_authentication_was_not_answered(identities: I
             session.begin_end()
 
 
-def test_a_server_without_sasl_is_named(new_zookeeper: NewZooKeeper, identities: Identities) -> None:
+def test_a_server_without_sasl_is_named(zookeeper_server: ZooKeeperServer, unique: str, identities: Identities) -> None:
     """It answers nothing, neither to SASL nor to anything behind it."""
-    stage = GuardedStage(new_zookeeper(), "/plain")
+    stage = GuardedStage(zookeeper_server, f"/{unique}")
     try:
-        options = f"{identities.option('sasl', 'deployer')}&timeout_s=2"
+        options = f"{identities.option('sasl', 'deployer')}&timeout_s=1"
         with pytest.raises(RegistryUnavailableError, match="does not finish SASL; is that enabled there"):
             stage.registry(options=options).entries(None, within())
     finally:
@@ -357,7 +357,7 @@ def test_a_stop_with_credentials_that_are_no_longer_good_is_refused(
     stage = GuardedStage(server, "/guarded")
     try:
         registration = stage.registered(stage.registry(options=identities.option("sasl", "deployer")))
-        server.stop()
+        server.kill()
         server.users = {"deployer": "changed-w0rd"}
         server.start()
         eventually(lambda: not registration.is_registered)
