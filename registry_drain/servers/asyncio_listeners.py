@@ -73,10 +73,26 @@ async def close_listeners(
     return ListenerClosure(", ".join(dict.fromkeys(hold.method for hold in held)) or "close", is_clean=is_clean)
 
 
+async def leave_listeners(descriptors: Sequence[int], close: Callable[[], object]) -> None:
+    """Stop accepting from listeners that other processes go on serving; what the loop has accepted is served.
+
+    Args:
+        descriptors: the servers' own.
+        close: closes the servers; called in the loop.
+    """
+    loop = asyncio.get_running_loop()
+    for each in descriptors:
+        # Clients go on connecting, so there would always be one that was accepted a turn ago. uvloop watches listeners
+        # in its own way, and has no such turns.
+        with contextlib.suppress(RuntimeError, ValueError, OSError, NotImplementedError):
+            loop.remove_reader(each)
+    await close_later(close)
+
+
 async def close_later(close: Callable[[], object]) -> None:
     """Call ``close`` when everything that the loop has accepted so far is known to its protocols.
 
-    All that there is to do for a process that leaves a listener to others.
+    Only where nothing more is accepted meanwhile.
     """
     for _ in range(_TURNS):
         await asyncio.sleep(0)

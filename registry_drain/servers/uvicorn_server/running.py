@@ -24,7 +24,7 @@ from typing import Any
 import uvicorn
 
 from registry_drain.clock import Deadline
-from registry_drain.servers.asyncio_listeners import close_later, close_listeners, duplicates
+from registry_drain.servers.asyncio_listeners import close_listeners, duplicates, leave_listeners
 from registry_drain.servers.base import ListenerClosure
 from registry_drain.servers.connections import IDLE_QUIET
 from registry_drain.servers.http.asgi import ASGIMiddleware
@@ -108,14 +108,15 @@ class RunningUvicorn:
             deadline: see :meth:`DrainableServer.close_listener`.
             is_last: whether no other process listens any more; see :func:`close_listeners`.
         """
-        servers = self._server.servers
-        descriptors = [sock.fileno() for each in servers for sock in each.sockets or ()]
-        return await close_listeners(duplicates(descriptors), self._close_servers, deadline, is_last=is_last)
+        return await close_listeners(duplicates(self._descriptors()), self._close_servers, deadline, is_last=is_last)
 
     async def leave_listener(self) -> ListenerClosure:
         """Stop accepting from sockets that other processes go on serving."""
-        await close_later(self._close_servers)
+        await leave_listeners(self._descriptors(), self._close_servers)
         return ListenerClosure("left to the other workers")
+
+    def _descriptors(self) -> list[int]:
+        return [sock.fileno() for each in self._server.servers for sock in each.sockets or ()]
 
     def _close_servers(self) -> None:
         for each in self._server.servers:
