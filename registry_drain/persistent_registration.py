@@ -14,7 +14,7 @@ import threading
 from collections.abc import Callable
 
 from registry_drain.clock import Clock, Deadline
-from registry_drain.errors import LiveOwnerError, RegistryError
+from registry_drain.errors import LiveOwnerError, RegistryError, RemovedByOperatorError
 from registry_drain.instance import ServiceInstance
 from registry_drain.registries.abilities import HandoverRegistration, RejoinableRegistration, RotationRegistration
 from registry_drain.registries.base import Registration, Removal
@@ -221,7 +221,7 @@ class PersistentRegistration:
             # What a retry cannot help today (a refused token) is retried too: an operator can mend it meanwhile. And
             # so is what a backend should not raise: a service that nobody finds must go on saying why.
             for attempt in tenacity.Retrying(
-                retry=tenacity.retry_if_exception_type(Exception),
+                retry=tenacity.retry_if_exception(_may_help),
                 wait=tenacity.wait_random_exponential(multiplier=0.1, max=LONGEST_RETRY),
                 stop=lambda _state: self._cancelled.is_set(),
                 sleep=pause,
@@ -230,6 +230,9 @@ class PersistentRegistration:
             ):
                 with attempt:
                     self._registration.register(Deadline.after(REGISTER_TIMEOUT, self._clock))
+        except RemovedByOperatorError as error:
+            logger.debug("removed while registering %s: %s", subject, error)  # its backend has said so
+            return
         except Exception as error:  # noqa: BLE001 - only once cancelled: the fence refused the attempt
             logger.debug("gave up registering %s: %s", subject, error)
             return
@@ -238,3 +241,8 @@ class PersistentRegistration:
     def __repr__(self) -> str:
         """Show what and whether."""
         return f"<PersistentRegistration {self.instance} is_registered={self.is_registered}>"
+
+
+def _may_help(error: BaseException) -> bool:
+    """Whether to try again: whatever went wrong, unless somebody does not want it to go right."""
+    return isinstance(error, Exception) and not isinstance(error, RemovedByOperatorError)

@@ -9,7 +9,9 @@ import pytest
 
 from registry_drain import AsyncService, StopBudget
 from registry_drain.clock import SYSTEM_CLOCK, Deadline
-from registry_drain.errors import LiveOwnerError, PermissionRefusedError
+from registry_drain.errors import LiveOwnerError, PermissionRefusedError, RemovedByOperatorError
+from registry_drain.instance import ServiceInstance
+from registry_drain.persistent_registration import PersistentRegistration
 from registry_drain.registries.base import RemovalOutcome
 from registry_drain.servers.asyncio_streams import AsyncioServer
 from registry_drain.service import Service
@@ -125,6 +127,23 @@ def test_rejoin_after_the_stop_has_begun_is_refused(stage: Stage, serve: Callabl
     with pytest.raises(LiveOwnerError):
         service.rejoin()
     assert stage.registry.cluster.entries() == ()
+
+
+def test_one_that_was_removed_while_it_registered_is_not_tried_again(stage: Stage) -> None:
+    """A service that goes on trying until it is registered does not fight an operator."""
+    tries: list[str] = []
+    registration = stage.registry.registration(ServiceInstance("calculator", "192.0.2.7", 9090, id="one"))
+
+    def register(_deadline: Deadline) -> None:
+        tries.append("register")
+        raise RemovedByOperatorError("somebody was faster")
+
+    registration.register = register  # type: ignore[assignment, method-assign]
+    persistent = PersistentRegistration(registration, "faulty://", stage.clock)
+    persistent.start()
+    stage.clock.wait(persistent._has_ended, 60)
+    assert tries == ["register"]
+    persistent.fence(Deadline.after(5, stage.clock))
 
 
 def test_an_asyncio_service_rejoins_without_blocking_its_loop() -> None:

@@ -11,7 +11,7 @@ from registry_drain.errors import LiveOwnerError, RemovedByOperatorError
 from registry_drain.registries.base import RemovalOutcome
 from registry_drain.registries.zookeeper.registration import ZooKeeperRegistration
 from tests.conftest import NewZooKeeper
-from tests.registries.zookeeper_bench import INSTANCE, Stage, never, within
+from tests.registries.zookeeper_bench import INSTANCE, Background, Stage, never, within
 from tests.support.processes import eventually
 from tests.support.tcp_proxy import TcpProxy
 from tests.support.zookeeper_process import ZooKeeperServer
@@ -103,6 +103,20 @@ def test_a_removed_one_does_not_come_back_with_a_new_session(stage: Stage) -> No
     registration.rejoin(within())
     assert registration.is_registered
     assert stage.stat()
+
+
+def test_deleted_before_its_first_look_stays_out(stage: Stage, tcp_proxy: NewProxy) -> None:
+    """Created, and gone when we look for the first time: register() says so, and puts nothing back."""
+    proxy = tcp_proxy(stage.server.hosts)
+    registration = stage.registration(stage.registry(hosts=proxy.address, session_timeout=10.0))
+    proxy.delay_answers(0.3)
+    call = Background(lambda: registration.register(within()))
+    eventually(stage.stat, interval=0.005, because="it is created")
+    delete(stage)
+    with pytest.raises(RemovedByOperatorError):
+        call.result()
+    proxy.pass_through()
+    stays_out(stage, registration)
 
 
 def test_deleted_while_cut_off_stays_out(stage: Stage, tcp_proxy: NewProxy) -> None:

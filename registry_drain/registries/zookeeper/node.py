@@ -131,7 +131,7 @@ class OwnNode:
         """Whether it ever did."""
         self.is_removed = False
         """Whether somebody took it out on purpose; see rule 5."""
-        self._seen_under: ZooKeeperSession | None = None  # the session under which it stood in its place
+        self._seen_under: ZooKeeperSession | None = None  # the session under which it is known to have stood there
 
     def rejoin(self) -> None:
         """Let the next :meth:`settle` make the node again although somebody removed it. In the thread that settles.
@@ -271,8 +271,11 @@ class OwnNode:
         [answer] = self._write(session, [create], deadline)
         if isinstance(answer, NoNodeError):
             self._create_folders(session, deadline)
-        elif is_sequential and not isinstance(answer, Exception):
-            self.path = answer
+        elif not isinstance(answer, Exception):
+            # It stood there, even if it is gone by the time of our look.
+            self._seen_under = session
+            if is_sequential:
+                self.path = answer
         # NodeExists: the next look sees whose it is.
 
     def _create_folders(self, session: ZooKeeperSession, deadline: Deadline) -> None:
@@ -320,6 +323,8 @@ class OwnNode:
 
         [results] = self._write(session, [take_over], deadline)
         self._check_transaction(session, path, results, deadline)
+        if isinstance(results, list) and not any(isinstance(result, Exception) for result in results):
+            self._seen_under = session
 
     def _check_transaction(self, session: ZooKeeperSession, path: str, results: Any, deadline: Deadline) -> None:
         """Return if it was applied, or met one of ``ANSWERS``, which the next look explains."""
