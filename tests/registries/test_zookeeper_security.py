@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import json
 import socketserver
 import struct
 import threading
@@ -326,9 +327,14 @@ def test_refused_credentials_are_status_7(
 
 @pytest.mark.parametrize("scheme", SCHEMES)
 def test_a_life_under_creator_lists(
-    scheme: str, stage: GuardedStage, identities: Identities, tcp_proxy: Callable[[str], TcpProxy]
+    scheme: str,
+    stage: GuardedStage,
+    identities: Identities,
+    tcp_proxy: Callable[[str], TcpProxy],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     """Registering, watching, a take-over, expiry, a broken connection and removal: nothing is refused to its owner."""
+    caplog.set_level(1)
     options = f"{identities.option(scheme, 'deployer')}&acl=creator"
     proxy = tcp_proxy(stage.server.hosts)
     registry = stage.registry(hosts=proxy.address, options=options)
@@ -347,6 +353,7 @@ def test_a_life_under_creator_lists(
     assert younger.on_shutdown(within()).outcome is RemovalOutcome.CONFIRMED
     assert second.on_shutdown(within()).outcome is RemovalOutcome.CONFIRMED
     eventually(lambda: not watch.instances)
+    assert USERS["deployer"] not in caplog.text
 
 
 def test_a_stop_with_credentials_that_are_no_longer_good_is_refused(
@@ -393,11 +400,26 @@ def _watch(registry: ZooKeeperRegistry, _stage: GuardedStage) -> None:
         raise PermissionRefusedError("it may not read the node, and leaves it out")
 
 
-def _remove_other(registry: ZooKeeperRegistry, stage: GuardedStage) -> None:
-    [entry] = registry.entries(SERVICE, within())
-    assert registry.remove(entry, within()).outcome is RemovalOutcome.CONFIRMED
+def _deregister(*which: str) -> Callable[[ZooKeeperRegistry, GuardedStage], None]:
+    def act(registry: ZooKeeperRegistry, stage: GuardedStage) -> None:
+        address = _address(stage)
+        arguments = [each.format(address=address) for each in which]
+        status = main(["deregister", registry.url, *arguments, "--force", "--timeout", "20"])
+        if status in {4, 7}:  # of whom nothing may be known, nothing is found
+            raise PermissionRefusedError(f"status {status}")
+        assert status == 0
+        with stage.eyes() as client:
+            assert client.exists(f"{stage.base}/{SERVICE}/old") is None
+
+    return act
+
+
+def _address(stage: GuardedStage) -> str:
+    """Return where the planted instance says that it listens."""
     with stage.eyes() as client:
-        assert client.exists(f"{stage.base}/{SERVICE}/old") is None
+        data, _ = client.get(f"{stage.base}/{SERVICE}/old")
+    said = json.loads(data)
+    return f"{said['address']}:{said['port']}"
 
 
 def _remove_several(registry: ZooKeeperRegistry, stage: GuardedStage) -> None:
@@ -452,7 +474,12 @@ LEAST_RIGHTS: dict[str, tuple[Callable[[ZooKeeperRegistry, GuardedStage], None],
     "list": (_list_all, {BASE: "r", FOLDER: "r", NODE: "r"}),
     "list --service": (_list_one, {FOLDER: "r", NODE: "r"}),
     "watch": (_watch, {FOLDER: "r", NODE: "r"}),
-    "deregister": (_remove_other, {FOLDER: "rd"}),
+    "deregister --service --id": (_deregister("--service", SERVICE, "--id", "old"), {FOLDER: "rd"}),
+    "deregister --service --address": (
+        _deregister("--service", SERVICE, "--address", "{address}"),
+        {FOLDER: "rd", NODE: "r"},
+    ),
+    "deregister --address": (_deregister("--address", "{address}"), {BASE: "r", FOLDER: "rd", NODE: "r"}),
     "deregister several": (_remove_several, {FOLDER: "rd"}),
     "drain and undrain": (_drain, {FOLDER: "r", NODE: "rw"}),
     "sweep": (_sweep, {BASE: "r", FOLDER: "rd", NODE: "r"}),
