@@ -5,15 +5,13 @@ Works with python-consul and with py-consul, from Consul 1.8 on.
 
 from __future__ import annotations
 
-import re
 import threading
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from registry_drain.clock import SYSTEM_CLOCK, Clock, Deadline
 from registry_drain.errors import ConfigurationError, PermissionRefusedError, RegistryDrainError
-from registry_drain.instance import ServiceInstance, check_name, parse_endpoint
+from registry_drain.instance import ServiceInstance, check_name
 from registry_drain.registries.abilities import (
     BulkRegistry,
     CompanionRegistry,
@@ -22,51 +20,16 @@ from registry_drain.registries.abilities import (
     RotationRegistry,
 )
 from registry_drain.registries.base import Registration, Registry, RegistryEntry, Removal, Watch, WatchCallback
-from registry_drain.registries.consul.catalog import (
-    META_PREFIX,
-    is_askable,
-    read_service,
-    read_service_names,
-    require_sight,
-)
-from registry_drain.registries.consul.http import ConsulAddress, ConsulClient
-from registry_drain.registries.consul.own import Lifetimes
+from registry_drain.registries.consul.catalog import is_askable, read_service, read_service_names, require_sight
+from registry_drain.registries.consul.http import ConsulClient
 from registry_drain.registries.consul.removal import ConsulRemovals
 from registry_drain.registries.consul.retry import persistently
-from registry_drain.registries.consul.token import TokenSource
-from registry_drain.registries.url import RegistryURL, seconds
+from registry_drain.registries.consul.settings import address_of, check_metadata, lifetimes_of, named_agent
+from registry_drain.registries.url import RegistryURL
 
 if TYPE_CHECKING:
     from registry_drain.registries.consul.rotation import ConsulRotation
     from registry_drain.registries.consul.watch import ConsulWatch
-
-OPTIONS = frozenset(
-    {
-        "agent",
-        "ca_file",
-        "cert_file",
-        "dc",
-        "deregister_critical_after_s",
-        "key_file",
-        "ns",
-        "partition",
-        "timeout_s",
-        "token_file",
-        "ttl_s",
-    }
-)
-DEFAULT_TTL = 15.0
-"""Seconds a killed process stays in the callers' lists. Five heartbeats: one slow agent restart must not end it."""
-SHORTEST_TTL = 1.0
-DEFAULT_DEREGISTER_AFTER = 60.0
-"""Consul takes nothing shorter: developer.hashicorp.com/consul/api-docs/agent/check, DeregisterCriticalServiceAfter."""
-DEFAULT_TIMEOUT = 5.0
-"""Seconds for one request: two attempts fit into the usual 10 s for deregistering."""
-
-# https://developer.hashicorp.com/consul/docs/services/configuration/services-configuration-reference#meta
-_MAX_META_KEYS, _MAX_META_KEY, _MAX_META_VALUE = 64, 128, 512
-_OWN_META_KEYS = 3
-_META_KEY = re.compile(r"[A-Za-z0-9_-]+")
 
 
 def open_consul(url: RegistryURL, clock: Clock = SYSTEM_CLOCK) -> ConsulRegistry:
@@ -95,14 +58,9 @@ class ConsulRegistry:
         """Check every option; sends nothing."""
         self._url = str(url)
         self._clock = clock
-        self._address = _address(url, token)
-        self._agent = _agent(url, agent, self._address)
-        self._lifetimes = Lifetimes(
-            ttl=url.option("ttl_s", _at_least(SHORTEST_TTL), DEFAULT_TTL),
-            deregister_after=url.option(
-                "deregister_critical_after_s", _at_least(DEFAULT_DEREGISTER_AFTER), DEFAULT_DEREGISTER_AFTER
-            ),
-        )
+        self._address = address_of(url, token)
+        self._agent = named_agent(url, agent, self._address)
+        self._lifetimes = lifetimes_of(url)
         self._client = ConsulClient(self._address)
         self._lock = threading.Lock()
         self._watches: set[ConsulWatch] = set()
@@ -122,7 +80,7 @@ class ConsulRegistry:
         Raises:
             ConfigurationError: metadata that Consul would refuse.
         """
-        _check_metadata(instance)
+        check_metadata(instance)
         # Here, as below: a command that only removes something is done before this would be loaded.
         from registry_drain.registries.consul.registration import ConsulRegistration
 
@@ -258,80 +216,6 @@ class ConsulRegistry:
         for watch in watches:
             watch.close()
         self._client.close()
-
-
-def _address(url: RegistryURL, token: str | None) -> ConsulAddress:
-    url.check_options(OPTIONS)
-    if len(url.hosts) > 1 or url.path.strip("/"):
-        message = f"{url}: name one agent and no path, as in consul://127.0.0.1:8500: agents know their cluster"
-        raise ConfigurationError(message)
-    is_tls = url.scheme == "consul+https"
-    host, port = url.hosts[0] if url.hosts else ("127.0.0.1", None)
-    files = {name: url.option(name, _readable, "") for name in ("ca_file", "cert_file", "key_file")}
-    if any(files.values()) and not is_tls:
-        raise ConfigurationError(f"{url}: certificates need consul+https://")
-    if bool(files["cert_file"]) != bool(files["key_file"]):
-        raise ConfigurationError(f"{url}: cert_file and key_file belong together")
-    return ConsulAddress(
-        url=str(url),
-        scheme="https" if is_tls else "http",
-        host=host,
-        # Consul's own defaults: 8500, and 8501 for HTTPS.
-        port=port or (8501 if is_tls else 8500),
-        verify=files["ca_file"] or True,
-        cert=(files["cert_file"], files["key_file"]) if files["cert_file"] else None,
-        timeout=url.option("timeout_s", seconds, DEFAULT_TIMEOUT),
-        tokens=TokenSource.choose(token, url.options.get("token_file")),
-        dc=url.option("dc", str, ""),
-        ns=url.option("ns", str, ""),
-        partition=url.option("partition", str, ""),
-    )
-
-
-def _agent(url: RegistryURL, given: str | None, own: ConsulAddress) -> ConsulAddress | None:
-    text = given if given is not None else url.options.get("agent")
-    if text is None:
-        return None
-    host, port = parse_endpoint(text)
-    return own.at(host, port)
-
-
-def _readable(text: str) -> str:
-    try:
-        with Path(text).open("rb"):
-            return text
-    except OSError as error:
-        message = f"cannot be read: {error.strerror}"
-        raise ValueError(message) from error
-
-
-class _at_least:  # noqa: N801 -- reads as a function where it is used
-    def __init__(self, least: float) -> None:
-        self._least = least
-
-    def __call__(self, text: str) -> float:
-        value = seconds(text)
-        if value < self._least:
-            message = f"must be at least {self._least:g} seconds"
-            raise ValueError(message)
-        return value
-
-
-def _check_metadata(instance: ServiceInstance) -> None:
-    """Refuse what the agent would refuse, before anything is sent, and what would collide with our own keys."""
-    if len(instance.metadata) > _MAX_META_KEYS - _OWN_META_KEYS:
-        message = f"metadata of {instance}: {len(instance.metadata)} keys, and Consul has room for "
-        raise ConfigurationError(f"{message}{_MAX_META_KEYS - _OWN_META_KEYS} beside our own")
-    for key, value in instance.metadata.items():
-        if not _META_KEY.fullmatch(key) or len(key) > _MAX_META_KEY:
-            problem = f"Consul takes 1 to {_MAX_META_KEY} of letters, digits, - and _ as a key"
-        elif key.lower().startswith(("consul-", META_PREFIX)):
-            problem = "the prefix is reserved"
-        elif len(value.encode()) > _MAX_META_VALUE:
-            problem = f"Consul takes {_MAX_META_VALUE} bytes as a value, this one has {len(value.encode())}"
-        else:
-            continue
-        raise ConfigurationError(f"metadata {key!r} of {instance}: {problem}")
 
 
 # mypy checks here that the protocols are kept
