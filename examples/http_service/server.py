@@ -16,6 +16,7 @@ import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, urlsplit
 
+from examples.own_address import own_address
 from registry_drain import serve
 from registry_drain.servers.current_request import time_left
 from registry_drain.servers.http_server import HttpServer
@@ -56,13 +57,13 @@ def main() -> int:
     """Serve until a signal stops the service; the exit status says whether the stop went as it should."""
     parser = argparse.ArgumentParser(description="An HTTP service.")
     parser.add_argument("--registry", required=True, help="for instance local:///tmp/cluster, consul://127.0.0.1:8500")
-    parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--host", default="127.0.0.1", help="0.0.0.0 in a container: callers are told its own address")
     parser.add_argument("--port", type=int, default=0, help="0: a free one")
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
 
     server = HttpServer(Server((options.host, options.port), Handler), readiness_path="/ready")
-    return serve(server, options.registry, service="hello").exit_code
+    return serve(server, options.registry, service="hello", address=own_address(options.host)).exit_code
 
 
 if __name__ == "__main__":

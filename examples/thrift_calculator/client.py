@@ -84,6 +84,10 @@ class FollowingClient:
         """How many calls were made."""
         return self.succeeded + len(self.failures)
 
+    def tally(self) -> str:
+        """Return in one line what became of the calls so far."""
+        return f"{self.calls} calls, {len(self.failures)} failed, the slowest took {self.longest * 1000:.0f} ms"
+
     def call(self, *, delay_ms: int = 0) -> bool:
         """Make one call, which takes the server ``delay_ms`` milliseconds; return whether it succeeded.
 
@@ -149,11 +153,19 @@ class FollowingClient:
         self.close()
 
 
+def report(client: FollowingClient, every: float, stopped: threading.Event) -> None:
+    """Say every so many seconds how many calls were made and have failed."""
+    while not stopped.wait(every):
+        print(client.tally(), flush=True)
+
+
 def main() -> int:
     """Call for a while; status 1 if any call failed or none was made."""
     parser = argparse.ArgumentParser(description="A client of the calculator service.")
     parser.add_argument("--registry", required=True, help="for instance local:///tmp/cluster, consul://127.0.0.1:8500")
     parser.add_argument("--seconds", type=float, default=10.0)
+    parser.add_argument("--pause", type=float, default=0.0, metavar="S", help="seconds between two calls")
+    parser.add_argument("--every", type=float, default=0.0, metavar="S", help="also say so every so many seconds")
     parser.add_argument("--framed", action="store_true", help="for --kind nonblocking")
     options = parser.parse_args()
 
@@ -161,11 +173,15 @@ def main() -> int:
         watch = registry.watch("calculator", Deadline.after(10.0))
         client = FollowingClient(watch, is_framed=options.framed)
         stopped = threading.Event()
-        threading.Timer(options.seconds, stopped.set).start()
+        timer = threading.Timer(options.seconds, stopped.set)
+        timer.daemon = True
+        timer.start()
+        if options.every:
+            threading.Thread(target=report, args=(client, options.every, stopped), daemon=True).start()
         with contextlib.suppress(KeyboardInterrupt), contextlib.closing(watch):
-            client.run(stopped)
+            client.run(stopped, pause=options.pause)
         stopped.set()
-    print(f"{client.calls} calls, {len(client.failures)} failed, the slowest took {client.longest * 1000:.0f} ms")
+    print(client.tally())
     for failure in client.failures[:10]:
         print(f"  {failure}")
     return 1 if client.failures or not client.succeeded else 0

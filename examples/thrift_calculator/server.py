@@ -21,6 +21,7 @@ from thrift.server.TServer import TForkingServer, TSimpleServer, TThreadedServer
 from thrift.transport.TSocket import TServerSocket
 from thrift.transport.TTransport import TBufferedTransportFactory
 
+from examples.own_address import own_address
 from examples.thrift_calculator.calculator.Calculator import Processor
 from examples.thrift_calculator.calculator.ttypes import DivisionByZero
 from registry_drain import serve
@@ -92,14 +93,14 @@ def main() -> int:
     """Serve until a signal stops the service; the exit status says whether the stop went as it should."""
     parser = argparse.ArgumentParser(description="The calculator service.")
     parser.add_argument("--registry", required=True, help="for instance local:///tmp/cluster, consul://127.0.0.1:8500")
-    parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--host", default="127.0.0.1", help="0.0.0.0 in a container: callers are told its own address")
     parser.add_argument("--port", type=int, default=0, help="0: a free one")
     parser.add_argument("--kind", choices=KINDS, default="threaded", help="which of Thrift's servers")
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
 
     server = KINDS[options.kind](Calculator(), options.host, options.port)
-    report = serve(server, options.registry, service="calculator")
+    report = serve(server, options.registry, service="calculator", address=own_address(options.host))
     return report.exit_code
 
 

@@ -1,0 +1,255 @@
+"""What breaks in a real cluster while an instance stops: each fault is a function that returns what was seen.
+
+Theory of operation: a fault begins, an instance is sent SIGTERM, the fault ends, the instance is started again, and
+the load client is asked how many of the calls that it made meanwhile have failed. The services are healthy all the
+time; what breaks is the registry, the agent, or the network between them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import threading
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from benchmarks.cluster.compose import Cluster, Container, docker
+from benchmarks.cluster.stopping import Stopped, Stopping
+from registry_drain.clock import Deadline
+from registry_drain.registries.base import RegistryEntry
+from tests.support.processes import eventually
+
+HELD_S = 12.0
+"""Seconds that a fault without an end of its own lasts at least: longer than deregistering may take."""
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One line of the table.
+
+    Attributes:
+        name: what was done.
+        which: the registry.
+        calls: made by the load client meanwhile.
+        failed: of them.
+        stopped: what was seen of the instance's stop; None where none was stopped.
+        note: what else was seen.
+    """
+
+    name: str
+    which: str
+    calls: int
+    failed: int
+    stopped: Stopped | None
+    note: str = ""
+
+
+def _measured(cluster: Cluster, name: str, which: str, course: Callable[[], tuple[Stopped | None, str]]) -> Fault:
+    before = cluster.tally(which)
+    stopped, note = course()
+    counted = cluster.tally(which).since(before)
+    return Fault(name, which, counted.calls, counted.failed, stopped, note)
+
+
+def _instance(cluster: Cluster, which: str) -> Container:
+    return cluster.containers(f"calculator-{which}")[0]
+
+
+# --- ZooKeeper --------------------------------------------------------------------------------------------------------
+
+_ENSEMBLE = ("zookeeper-1", "zookeeper-2", "zookeeper-3")
+
+
+def zookeeper_leader(cluster: Cluster) -> str:
+    """Return which member of the ensemble leads it."""
+
+    def leader() -> str:
+        for service in _ENSEMBLE:
+            if _mode(cluster.container(service)) == "leader":
+                return service
+        return ""
+
+    return eventually(leader, timeout=60.0, interval=0.2)
+
+
+def _mode(container: Container) -> str:
+    script = "exec 3<>/dev/tcp/127.0.0.1/2181 && echo srvr >&3 && cat <&3"
+    with contextlib.suppress(Exception):
+        for line in docker("exec", container.name, "bash", "-c", script).splitlines():
+            if line.startswith("Mode: "):
+                return line.removeprefix("Mode: ")
+    return ""
+
+
+def leader_of_the_ensemble_killed(cluster: Cluster) -> Fault:
+    """The leader dies while an instance deregisters."""
+
+    def course() -> tuple[Stopped, str]:
+        leader = cluster.container(zookeeper_leader(cluster))
+        stopping = Stopping(cluster, "zookeeper", _instance(cluster, "zookeeper"))
+        _at_once(leader.kill, stopping.begin)
+        seen = stopping.seen()
+        leader.start()
+        stopping.start_again()
+        return seen, ""
+
+    return _measured(cluster, "leader killed during a deregistration", "zookeeper", course)
+
+
+def member_partitioned(cluster: Cluster) -> Fault:
+    """One member of the ensemble is cut off, whichever the instance is connected to."""
+
+    def course() -> tuple[Stopped, str]:
+        stopping = Stopping(cluster, "zookeeper", _instance(cluster, "zookeeper"))
+        with cluster.container("zookeeper-1").disconnected(cluster.network, "zookeeper-1"):
+            stopping.begin()
+            seen = stopping.seen()
+        cluster.container("zookeeper-1").await_healthy()
+        stopping.start_again()
+        return seen, ""
+
+    return _measured(cluster, "one member partitioned", "zookeeper", course)
+
+
+def quorum_lost(cluster: Cluster) -> Fault:
+    """Two of three members die, an instance stops, and they come back."""
+
+    def course() -> tuple[Stopped, str]:
+        members = [cluster.container(service) for service in _ENSEMBLE[:2]]
+        stopping = Stopping(cluster, "zookeeper", _instance(cluster, "zookeeper"))
+        for member in members:
+            member.kill()
+        stopping.begin()
+        stopping.await_exit()
+        time.sleep(HELD_S / 4)
+        restored_at = time.time()
+        for member in members:
+            member.start()
+        seen = stopping.seen()
+        note = f"listed until {time.time() - restored_at:.0f} s after the quorum was back"
+        stopping.start_again()
+        return seen, note
+
+    return _measured(cluster, "quorum lost and restored", "zookeeper", course)
+
+
+def ensemble_restarted(cluster: Cluster) -> Fault:
+    """Every member is restarted, one after the other, and an instance stops in between."""
+
+    def course() -> tuple[Stopped | None, str]:
+        seen = None
+        for service in _ENSEMBLE:
+            member = cluster.container(service)
+            member.stop()
+            if service == _ENSEMBLE[1]:
+                stopping = Stopping(cluster, "zookeeper", _instance(cluster, "zookeeper"))
+                stopping.begin()
+                seen = stopping.seen()
+            member.start()
+        stopping.start_again()
+        cluster.await_size("zookeeper")
+        return seen, ""
+
+    return _measured(cluster, "rolling restart of the ensemble", "zookeeper", course)
+
+
+# --- Consul -----------------------------------------------------------------------------------------------------------
+
+_SERVERS = ("consul-server-1", "consul-server-2", "consul-server-3")
+
+
+def consul_leader(cluster: Cluster) -> str:
+    """Return which server leads."""
+
+    def leader() -> str:
+        url = f"http://127.0.0.1:{cluster.port('CONSUL_PORT')}/v1/status/leader"
+        with urllib.request.urlopen(url, timeout=5) as answer:
+            address = str(json.load(answer)).rpartition(":")[0]
+        return next((service for service in _SERVERS if cluster.container(service).address == address), "")
+
+    return eventually(leader, timeout=60.0, interval=0.2)
+
+
+def leader_of_consul_killed(cluster: Cluster) -> Fault:
+    """The leader dies while an instance deregisters."""
+
+    def course() -> tuple[Stopped, str]:
+        leader = cluster.container(consul_leader(cluster))
+        stopping = Stopping(cluster, "consul", _instance(cluster, "consul"))
+        _at_once(leader.kill, stopping.begin)
+        seen = stopping.seen()
+        leader.start()
+        stopping.start_again()
+        return seen, ""
+
+    return _measured(cluster, "leader killed during a deregistration", "consul", course)
+
+
+def agent_killed_before_the_service(cluster: Cluster) -> Fault:
+    """The order of a host that shuts down: the agent first. Then it comes back, with its data, and with the ghost."""
+
+    def course() -> tuple[Stopped, str]:
+        agent = cluster.container("consul-agent")
+        instance = _instance(cluster, "consul")
+        address = instance.address
+        stopping = Stopping(cluster, "consul", instance)
+        agent.kill()
+        stopping.begin()
+        stopping.await_exit()
+        agent.start()
+        # The other instances register again, or were persisted; the ghost was persisted as well.
+        ghosts = eventually(lambda: _at(cluster, address), timeout=30.0, interval=0.2)
+        removal = cluster.registry("consul").remove(ghosts[0], Deadline.after(30.0), force=True)
+        seen = stopping.seen()
+        stopping.start_again()
+        cluster.await_size("consul")
+        return seen, f"the agent brought the ghost back; deregister: {removal.outcome.value}"
+
+    return _measured(cluster, "agent killed before the service, then back", "consul", course)
+
+
+def agent_without_servers(cluster: Cluster) -> Fault:
+    """The agent lives and cannot reach the servers: it acknowledges a removal that nobody has heard of."""
+
+    def course() -> tuple[Stopped, str]:
+        stopping = Stopping(cluster, "consul", _instance(cluster, "consul"))
+        agent = cluster.container("consul-agent")
+        with contextlib.ExitStack() as frozen:
+            for service in _SERVERS:
+                frozen.enter_context(cluster.container(service).paused())
+            stopping.begin()
+            stopping.await_exit()
+        agent.await_healthy()
+        seen = stopping.seen()
+        stopping.start_again()
+        return seen, ""
+
+    return _measured(cluster, "the agent's servers unreachable", "consul", course)
+
+
+def _at(cluster: Cluster, address: str) -> list[RegistryEntry]:
+    return [entry for entry in cluster.listed("consul") if entry.address == address]
+
+
+def _at_once(*calls: Callable[[], None]) -> None:
+    threads = [threading.Thread(target=call) for call in calls]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
+FAULTS: dict[str, tuple[Callable[[Cluster], Fault], ...]] = {
+    "zookeeper": (leader_of_the_ensemble_killed, member_partitioned, quorum_lost, ensemble_restarted),
+    "consul": (leader_of_consul_killed, agent_killed_before_the_service, agent_without_servers),
+}
+"""Those of each registry, in the order of the table."""
+
+
+def all_faults(cluster: Cluster, which: str) -> Iterator[Fault]:
+    """Run them one after the other; the cluster is whole again after each."""
+    for fault in FAULTS[which]:
+        yield fault(cluster)
+        cluster.await_size(which)
