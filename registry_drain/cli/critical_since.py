@@ -149,7 +149,7 @@ def _seen_again(before: _Record | None, checks: dict[str, str], asked_at: Moment
     is_unbroken = any(before.checks.get(check) == version for check, version in checks.items())
     seconds = before.seconds + asked_at.elapsed_since(before.seen) if is_unbroken else 0.0
     # Two runs at once: the other one may have looked later than this one, and proven more already.
-    if is_unbroken and before.seen.elapsed_since(answered_at) > 0:
+    if is_unbroken and before.seen.boot == answered_at.boot and before.seen.elapsed_since(answered_at) > 0:
         return before
     return _Record(seconds, answered_at.not_before(before.seen), checks)
 

@@ -131,6 +131,16 @@ def test_after_a_reboot_the_wall_clock_counts_forwards_only(file: StateFile) -> 
     assert ages == [0, 100, 100, 110]
 
 
+def test_after_a_reboot_into_the_past_time_goes_on(file: StateFile) -> None:
+    """A host without a clock of its own: what passes within the new boot counts, and nothing else."""
+    look(CriticalSince(file), 100, ONE)
+    since = CriticalSince(file)
+    for seconds in (10.0, 60.0):
+        moment = at(seconds, boot="without a battery", wall=-86_400.0 + seconds)
+        since.note([ONE], moment, moment)
+    assert since.age(ONE) == 50
+
+
 def test_a_look_that_was_overtaken_does_no_harm(file: StateFile) -> None:
     """A slower run writes after a quicker one that looked later."""
     look(CriticalSince(file), 0, ONE)
