@@ -207,6 +207,43 @@ class TestTls(LineContract):
         return TlsLineClient(address, ssl.create_default_context(cafile=str(self.tls.ca)))
 
 
+def test_tls_ends_when_everything_has_been_sent(tls_files: TlsFiles) -> None:
+    """A client that reads slowly gets its whole answer, and no end before: the transport still has most of it."""
+    answer, may_answer = b"x" * 60_000, threading.Event()
+
+    def serve(_payload: bytes) -> bytes:
+        may_answer.wait(TIMEOUT)
+        return answer
+
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(tls_files.server_cert, tls_files.server_key)
+    server = AsyncioServer(by_lines(serve), "127.0.0.1", 0, ssl=context)
+    client = TlsLineClient(server.start(), ssl.create_default_context(cafile=str(tls_files.ca)))
+    try:
+        client.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        eventually(lambda: len(server.connections) == 1)
+        [connection] = server.connections._open
+        transport = connection.transport
+        assert transport is not None
+        transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+        client.send(b"more than fits")
+        eventually(lambda: server.in_flight.total == 1)
+        draining = drained(server)
+        eventually(lambda: server.connections.is_draining)
+        may_answer.set()
+        eventually(lambda: connection.is_half_closed)
+        with pytest.raises(AssertionError):
+            eventually(lambda: not len(server.connections), timeout=0.2)
+        assert client.receive() == answer
+        with pytest.raises(EOFError):
+            client.receive()
+        assert draining.result(TIMEOUT, "drain")
+    finally:
+        may_answer.set()
+        client.close()
+        stop(server)
+
+
 # --- what is special ------------------------------------------------------------------------------------------------
 
 

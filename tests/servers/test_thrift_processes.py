@@ -28,6 +28,7 @@ from registry_drain.servers.listener import listening_sockets
 from registry_drain.servers.stop_state import StopState
 from registry_drain.servers.thrift_server import ThriftProcessServer, ThriftServer
 from registry_drain.servers.thrift_server.shared_table import SharedStopState, SharedTable
+from registry_drain.servers.thrift_server.supervisor import STOP_SIGNALS
 from registry_drain.testing.server_contract import ContractClient, ServerContract
 from tests.servers.thrift_echo import EchoClient, EchoProcessor, TlsEchoClient
 from tests.support.processes import ManagedProcess, eventually
@@ -174,6 +175,22 @@ def test_when_serving_has_ended_clients_are_refused(caplog: pytest.LogCaptureFix
         with pytest.raises(ConnectionRefusedError):
             EchoClient(address, FRAMED)
         assert server.drain(Deadline.after(TIMEOUT))
+
+
+@pytest.mark.parametrize("kind", [TForkingServer, TProcessPoolServer])
+def test_signals_that_mean_a_stop_do_nothing_where_is_served(kind: Any) -> None:
+    """A terminal sends Ctrl-C to all of them, a supervisor SIGTERM: what they mean, the service's process says."""
+    with serving(lambda _: f"{os.getpid()} {os.getppid()}".encode(), kind) as (_, client):
+        client.send(b"")
+        pids = client.receive()
+        for pid in pids.split():
+            for number in STOP_SIGNALS:
+                os.kill(int(pid), number)
+        client.send(b"")
+        assert client.receive() == pids, "both are there, as they were"
+        with contextlib.closing(EchoClient(client.sock.getpeername(), FRAMED, timeout=TIMEOUT)) as other:
+            other.send(b"")
+            assert other.receive().split()[1] == pids.split()[1], "and it still forks"
 
 
 def test_more_clients_than_children_wait() -> None:

@@ -6,6 +6,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import socket
 import ssl
 from collections.abc import Callable
 from typing import Any
@@ -21,11 +23,14 @@ from thriftpy2.contrib.aio.socket import TAsyncServerSocket
 from thriftpy2.contrib.aio.transport.buffered import TAsyncBufferedTransportFactory
 from thriftpy2.contrib.aio.transport.framed import TAsyncFramedTransportFactory
 
+from registry_drain import Deadline
 from registry_drain.servers.base import DrainableServer
 from registry_drain.servers.thriftpy2 import Thriftpy2AioServer
+from registry_drain.testing.bench import Call
 from registry_drain.testing.server_contract import ContractClient, ServerContract
 from tests.servers.test_thriftpy2 import TIMEOUT, echo_thrift
 from tests.servers.thrift_echo import EchoClient, TlsEchoClient
+from tests.support.processes import eventually
 from tests.support.tls_files import TlsFiles
 
 
@@ -104,3 +109,49 @@ class TestTls(TestBuffered):
     def connect(self, address: tuple[str, int]) -> ContractClient:
         """Return a client."""
         return TlsEchoClient(address, self._tls.ca, timeout=TIMEOUT)
+
+
+def new_echo_server(serve: Callable[[bytes], bytes]) -> Thriftpy2AioServer:
+    """Return one."""
+    processor = TAsyncProcessor(echo_thrift.Echo, AsyncEcho(serve))
+    return Thriftpy2AioServer(TAsyncServer(processor, TAsyncServerSocket("127.0.0.1", 0, client_timeout=None)))
+
+
+def test_an_answer_is_written_before_the_connection_ends() -> None:
+    """What the event loop still has of it when the handler's part is done is not with the kernel yet."""
+    answer = b"x" * 200_000  # more than kernel and loop take without holding the handler up
+    server = new_echo_server(lambda _: answer)
+    address = server.start()
+    try:
+        with contextlib.closing(EchoClient(address, timeout=TIMEOUT)) as client:
+            eventually(lambda: len(server.connections) == 1)
+            [connection] = server.connections._open
+            connection.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+            client.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            client.send(b"")
+            eventually(lambda: server.in_flight.total == 1)
+            draining = Call(lambda: server.drain(Deadline.after(TIMEOUT)))
+            eventually(lambda: server.connections.is_draining)
+            assert client.receive() == answer
+            assert draining.result(TIMEOUT, "drain")
+    finally:
+        server.cut_off()
+
+
+def test_a_closed_listener_is_forgotten_by_the_loop() -> None:
+    """Its descriptor will be somebody else's."""
+    server = new_echo_server(bytes)
+    server.start()
+    try:
+        loop, listening = server._running, server._sock
+        assert loop is not None
+        assert listening is not None
+        descriptor = listening.fileno()
+        server.close_listener(Deadline.after(TIMEOUT))
+
+        async def has_reader() -> bool:
+            return loop.remove_reader(descriptor)
+
+        assert not asyncio.run_coroutine_threadsafe(has_reader(), loop).result(TIMEOUT)
+    finally:
+        server.cut_off()
