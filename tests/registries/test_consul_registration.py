@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -305,3 +307,19 @@ def test_the_agent_removes_what_its_owner_left_behind(consul_agent: ConsulAgent,
         registration.fence(soon())
         eventually(lambda: not consul_agent.instances(unique, passing=True), timeout=10, because="it is critical")
         eventually(lambda: not consul_agent.instances(unique), timeout=150, because="the agent has removed it")
+
+
+def test_the_stop_imports_nothing(consul_agent: ConsulAgent, unique: str) -> None:
+    """What is imported late is imported by registering: the time of a stop is for leaving."""
+    program = (
+        "import sys\n"
+        "from registry_drain import Deadline, ServiceInstance, open_registry\n"
+        f"registry, instance = open_registry({consul_agent.url!r}), ServiceInstance({unique!r}, '192.0.2.7', 1)\n"
+        "registration = registry.registration(instance)\n"
+        "registration.register(Deadline.after(30))\n"
+        "before = set(sys.modules)\n"
+        "assert registration.on_shutdown(Deadline.after(30)).is_gone\n"
+        "print(sorted(set(sys.modules) - before))\n"
+    )
+    ran = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True, timeout=120)
+    assert ran.stdout == "[]\n"

@@ -173,6 +173,8 @@ class ConsulRegistration:
             if self._stop.is_set() and not isinstance(error, LiveOwnerError):
                 raise self._fenced_error() from error
             raise
+        # Now, and not in the stop: the first use imports the library, which takes a second on a busy machine.
+        self._reader.native(deadline)
         with self._lock:
             if self._is_fenced:
                 raise self._fenced_error()
