@@ -96,20 +96,43 @@ class _DrainableHandler(BaseHTTPRequestHandler):
     drained_policy: RequestPolicy
     drained_linger: float
     _drained_says_goodbye = False
+    _drained_connection: Connection | None = None
+    _drained_raw: _Raw | None = None
+    _drained_reader: Any = None
 
     def handle_one_request(self) -> None:
         """Serve one request, and say where it ends."""
-        connection: Connection = self.request.connection
-        if not connection.is_marked:
-            connection.is_marked = True  # Nothing is to be guessed: Expect: 100-continue reads on behind what it wrote.
-            self.request.guess_no_more()
+        connection = self._drained_connection
+        if connection is None:
+            connection = self._drained_begin()
         super().handle_one_request()
-        connection.leftover = _read_ahead(self.rfile, connection)
-        if self._drained_says_goodbye and isinstance(self.request, TrackedTlsSocket):
+        raw = self._drained_raw
+        if raw is None:
+            connection.leftover = _read_ahead(self.rfile, connection)
+        else:
+            # What _read_ahead() does, without its questions: this is done for each request.
+            raw.is_looked_at = True
+            connection.leftover = len(self._drained_reader.peek(1))
+            raw.is_looked_at = False
+        if not self._drained_says_goodbye:
+            connection.end_request()
+            return
+        if isinstance(self.request, TrackedTlsSocket):
             self.request.say_goodbye()  # before our FIN
         connection.end_request()
-        if self._drained_says_goodbye and self.drained_linger:
+        if self.drained_linger:
             _linger(connection, self.drained_linger)
+
+    def _drained_begin(self) -> Connection:
+        """Prepare the connection's first request."""
+        connection: Connection = self.request.connection
+        connection.is_marked = True  # Nothing is to be guessed: Expect: 100-continue reads on behind what it wrote.
+        self.request.guess_no_more()
+        reader: Any = self.rfile
+        raw = getattr(reader, "raw", None)
+        self._drained_raw = raw if isinstance(raw, _Raw) and not isinstance(self.request, TrackedTlsSocket) else None
+        self._drained_connection, self._drained_reader = connection, reader
+        return connection
 
     def parse_request(self) -> bool:
         """Read the request's head, name the request, and decide what becomes of it."""
@@ -122,7 +145,9 @@ class _DrainableHandler(BaseHTTPRequestHandler):
             connection.identify(f"{self.command} {path}", is_health_check=True)
         else:
             connection.name = f"{self.command} {path}"
-        verdict = policy.verdict(path) if policy.is_asked else Verdict.SERVE
+        if not (policy.stop_state.is_stopping or policy.readiness_path):
+            return True
+        verdict = policy.verdict(path)
         if verdict is Verdict.SERVE:
             return True
         is_stopping = policy.stop_state.is_stopping

@@ -80,11 +80,6 @@ class RequestPolicy:
         self.refuses_when_sealed = refuses_when_sealed
         self.retry_after = str(retry_after)
 
-    @property
-    def is_asked(self) -> bool:
-        """Whether :meth:`verdict` may say anything but to serve; cheaper."""
-        return self.stop_state.is_stopping or bool(self.readiness_path)
-
     def verdict(self, path: str) -> Verdict:
         """Return what to do with a request that has just come for ``path``."""
         state = self.stop_state
