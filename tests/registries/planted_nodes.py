@@ -213,3 +213,9 @@ CURATORS = [
 ]
 """Curator's, Spring Cloud's, Dubbo's per application and Armeria's second form; the others are in PLANTED."""
 ALL_PLANTED = [*PLANTED, *CURATORS]
+SWITCHABLE = [
+    planted
+    for planted in ALL_PLANTED
+    if planted.layout in {"curator", "serverset", "rpcx"} and b"apache.dubbo" not in planted.data
+]
+"""Those whose data have a switch that takes them out of rotation."""

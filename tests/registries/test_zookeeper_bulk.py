@@ -121,9 +121,9 @@ def test_each_stands_for_itself(stage: Stage, count: int) -> None:
         entries = list(registry.entries(None, within()))
         elsewhere = stage.registry(options="&layout=plain")
         client.create(f"{stage.base}-other/{SERVICE}/stranger", b"h:1", makepath=True)
-        [stranger] = (
-            Stage(stage.server, f"{stage.base}-other").registry(options="&layout=plain").entries(None, within())
-        )
+        other = Stage(stage.server, f"{stage.base}-other")
+        [stranger] = other.registry(options="&layout=plain").entries(None, within())
+        other.close()
         client.delete(f"{folder}/anew")
         client.create(f"{folder}/anew", DATA)
         client.delete(f"{folder}/gone")
