@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
@@ -330,6 +330,8 @@ def play(new_backend: Callable[[], Backend], *, examples: int, steps: int) -> No
         derandomize=not EXAMPLES,
         database=None,
         print_blob=True,
+        # To shrink a failure takes minutes here: only where somebody asked for that.
+        phases=[Phase.explicit, Phase.generate, *([Phase.shrink] if EXAMPLES else [])],
         suppress_health_check=list(HealthCheck),
     )
     machine: Any = lambda: Lifecycles(new_backend())  # noqa: E731 - what Hypothesis takes
