@@ -23,8 +23,8 @@ CODE = $(wildcard registry_drain tests benchmarks examples)
 # pytest's output is shown and kept: `make test` repeats the closing lines of each run at its end.
 LOGGED = | tee $(LOGS)/$@.log
 
-.PHONY: help venv servers demo test test-main test-py-consul test-pythons test-wheel compose-test recap lint \
-	format bench clean
+.PHONY: help venv servers demo test test-main test-py-consul test-pythons test-wheel compose-test \
+	cluster-faults recap lint format bench clean
 
 help: ## show this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' Makefile
@@ -103,6 +103,10 @@ compose-test: $(STAMP) ## docker-compose.yml, under load and faults; gets an eng
 	@mkdir -p $(LOGS)
 	@trap '.ci/engine stop' EXIT; .ci/engine start; . .cache/engine/environment; \
 	$(BIN)/python -m pytest tests/compose --timeout 900 $(ARGS) $(LOGGED)
+
+cluster-faults: $(STAMP) ## what restarts and faults do to the cluster of docker-compose.yml, as a table
+	@trap '.ci/engine stop' EXIT; .ci/engine start; . .cache/engine/environment; \
+	$(BIN)/python -m benchmarks.cluster $(ARGS)
 
 test-wheel: $(STAMP) ## build the wheel, install it with every extra, try both commands
 	@.ci/smoke $(BIN)/python
