@@ -123,6 +123,25 @@ def test_a_rotated_token_is_taken_up(acl_agent: ConsulAgent, unique: str, tmp_pa
         assert removal.attempts == 1
 
 
+def test_a_rotated_token_leaves_it_out_of_rotation(acl_agent: ConsulAgent, unique: str, tmp_path: Path) -> None:
+    """An operator has put a live instance into maintenance mode: telling the agent a new token does not end that."""
+    rules = DOCUMENTED.format(name=unique)
+    old, new = acl_agent.create_token(rules), acl_agent.create_token(rules)
+    file = tmp_path / "token"
+    file.write_text(old)
+    with Members() as members:
+        registration = members.registered(f"{acl_agent.url}{FAST}&token_file={file}", instance(unique))
+        operator = members.registry(acl_agent.url, acl_agent.token)
+        (entry,) = operator.entries(unique, soon())
+        assert operator.drain(entry, soon(), reason="new disk").is_out
+        file.write_text(new)
+        eventually(lambda: registration._registered_with == new, because="a heartbeat tells the agent the new token")
+        acl_agent.revoke_token(old)
+        never(lambda: acl_agent.instances(unique, passing=True), 1.0)
+        removal = registration.on_shutdown(soon())
+        assert removal.outcome is RemovalOutcome.CONFIRMED, removal
+
+
 def test_a_rotated_token_resurrects_nobody(acl_agent: ConsulAgent, unique: str, tmp_path: Path) -> None:
     """An instance that gave way to its successor does not register again because its token changed."""
     rules = DOCUMENTED.format(name=unique)

@@ -186,10 +186,10 @@ class ConsulRegistration:
                 # The TTL runs since the request, however long the servers took to list us.
                 self._heartbeat.start(max(pause - (self._clock.now() - began_at), 0.0))
 
-    def _put(self, deadline: Deadline) -> None:
+    def _put(self, deadline: Deadline, *, keeps_checks: bool = False) -> None:
         token = self._address.tokens.current()
         # The parameter also ends maintenance mode, which would outlive the process that was put into it.
-        params = {"replace-existing-checks": "true"}
+        params = None if keeps_checks else {"replace-existing-checks": "true"}
         body = self._own.payload()
         sent_at = self._clock.now()
         self._writer.call("PUT", "agent", "service", "register", deadline=deadline, params=params, body=body)
@@ -250,7 +250,8 @@ class ConsulRegistration:
                 is_rotated = self._registered_with != self._address.tokens.current()
                 is_between = self._is_offered or self._is_adopted
             if is_known and is_rotated and not is_between:
-                self._put(deadline)
+                # It is this very process that may be in maintenance mode: only the token is new.
+                self._put(deadline, keeps_checks=True)
         if is_known:
             self._note_taken(sent_at, deadline)
             return self._settle(deadline) if self._is_unsettled else ""
