@@ -25,6 +25,7 @@ from registry_drain.errors import ConfigurationError, ServerError
 from registry_drain.phases import Phase
 from registry_drain.servers.base import DrainableServer
 from registry_drain.servers.listener import listening_sockets
+from registry_drain.servers.listener.activation import ListeningSockets
 from registry_drain.servers.stop_state import StopState
 from registry_drain.servers.thrift_server import ThriftProcessServer, ThriftServer
 from registry_drain.servers.thrift_server.shared_table import SharedStopState, SharedTable
@@ -191,6 +192,37 @@ def test_signals_that_mean_a_stop_do_nothing_where_is_served(kind: Any) -> None:
         with contextlib.closing(EchoClient(client.sock.getpeername(), FRAMED, timeout=TIMEOUT)) as other:
             other.send(b"")
             assert other.receive().split()[1] == pids.split()[1], "and it still forks"
+
+
+@pytest.mark.parametrize("kind", [TForkingServer, TProcessPoolServer])
+def test_a_socket_that_somebody_keeps_is_left_to_them(kind: Any) -> None:
+    """As in a hand-over: who connects afterwards is the other process' client, whoever waited in accept here."""
+    with ListeningSockets({}).open("127.0.0.1", 0, name="rpc", backlog=16) as shared:
+        others = shared.dup()
+        parts = EchoProcessor(bytes), TServerSocket("127.0.0.1", 0), FRAMED, TBinaryProtocolFactory()
+        parts[1].handle = shared
+        bare = kind(*parts)
+        bare.numWorkers = 2  # of a pool
+        server = ThriftProcessServer(bare)
+        address = server.start()
+        try:
+            with contextlib.closing(EchoClient(address, FRAMED, timeout=TIMEOUT)) as client:
+                client.send(b"served here")
+                assert client.receive() == b"served here"
+            shared.keep_for("another process")
+            if kind is TProcessPoolServer:
+                eventually(lambda: sum(slot.is_accepting for slot in server._table.used()) == 2)
+            closure = server.close_listener(Deadline.after(TIMEOUT))
+            assert (closure.method, closure.is_clean) == ("another process", True)
+            with contextlib.closing(EchoClient(address, FRAMED, timeout=TIMEOUT)) as client:
+                client.send(b"not for you")
+                assert server.drain(Deadline.after(TIMEOUT))
+                assert server.in_flight.total == 1
+                others.settimeout(TIMEOUT)
+                others.accept()[0].close()
+        finally:
+            server.cut_off()
+            others.close()
 
 
 def test_more_clients_than_children_wait() -> None:

@@ -41,6 +41,7 @@ from thrift.server.TServer import TForkingServer
 from registry_drain.clock import Deadline
 from registry_drain.servers.connections import Connection, Connections
 from registry_drain.servers.listener import ListenerStoppedError
+from registry_drain.servers.listener.listening_socket import ListeningSocket
 from registry_drain.servers.thrift_server.controls import LOOK_EVERY, Controls, is_set
 from registry_drain.servers.thrift_server.messages import Header, ReadHeader, end_if_closed
 from registry_drain.servers.thrift_server.shared_table import SharedStopState, SharedTable, Slot
@@ -57,6 +58,9 @@ _LAST_WORDS_S = 0.2
 """Seconds for children to say what they cut off, before they are killed."""
 
 _DRAIN_STEP = 0.005
+
+_LOOK_WHETHER_CLOSING_EVERY = 0.200
+"""Seconds between two looks of a pool's worker that waits for connections on a socket which may be handed over."""
 
 
 class _EndNowError(BaseException):
@@ -333,6 +337,9 @@ class Supervisor:
         try:
             self._become_child(index)
             self._transport.accept = self._accept_in_worker
+            if isinstance(self._transport.handle, ListeningSocket):
+                # It may be another process', and is not shut then, which would wake us: see is_closing by ourselves.
+                self._transport.handle.settimeout(_LOOK_WHETHER_CLOSING_EVERY)
             self._server.workerProcess()
         except BaseException:
             logger.exception("a worker has failed")
@@ -349,6 +356,8 @@ class Supervisor:
                     if client is not None:
                         self._tracking.adopt(client)
                     return client
+            except TimeoutError:
+                continue
             except OSError:
                 if not self._head.is_closing:
                     raise
