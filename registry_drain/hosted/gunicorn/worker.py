@@ -29,7 +29,7 @@ from registry_drain.hosted.gunicorn.board import Board, SharedInFlight, WorkerSl
 from registry_drain.hosted.gunicorn.gate import Gate, put_behind
 from registry_drain.hosted.gunicorn.signals import STOP_SIGNALS
 from registry_drain.phases import Phase
-from registry_drain.servers.current_request import TrackedRequest, serving
+from registry_drain.servers.current_request import LiveRequest, serving
 from registry_drain.servers.http import ASGIMiddleware
 
 logger = logging.getLogger(__name__)
@@ -45,6 +45,24 @@ no such time of its own; as long as gunicorn's gthread."""
 _LOOK_EVERY = 0.1
 _TURNS = 0.050
 """Seconds between the gate and the listener: many turns of an event loop."""
+
+
+class _Request(LiveRequest):
+    """One request of a WSGI application; gunicorn's own object says what it is."""
+
+    def __init__(self, request: Any, in_flight: SharedInFlight) -> None:
+        super().__init__(in_flight)
+        self.thread_id = threading.get_ident()
+        self._request = request
+
+    @property
+    def name(self) -> str:
+        return f"{self._request.method} {self._request.path}"
+
+    @property
+    def peer(self) -> str:
+        address = self._request.peer_addr
+        return f"{address[0]}:{address[1]}" if isinstance(address, tuple) else ""
 
 
 class WorkerAgent:
@@ -106,19 +124,19 @@ class WorkerAgent:
         if self.sends_away and hasattr(request, "must_close"):
             request.must_close = True  # gunicorn drops the application's own header
         if self._is_counting:
-            address, path = request.peer_addr, request.path
-            peer = f"{address[0]}:{address[1]}" if isinstance(address, tuple) else ""
+            path = request.path
+            counted = _Request(request, self._in_flight)
             is_health_check = path in self._health_check_paths or path == self._readiness_path
-            key = self._in_flight.begin(f"{request.method} {path}", peer, is_health_check=is_health_check)
-            request.registry_drain = key, serving.set(TrackedRequest(self._in_flight, key))
+            self._in_flight.begin_request(counted, is_health_check=is_health_check)
+            request.registry_drain = counted, serving.set(counted)
 
     def end(self, request: Any) -> None:
         """Note that its answer is written; in the thread that began it."""
         held = getattr(request, "registry_drain", None)
         if held is not None:
-            key, token = held
+            counted, token = held
             serving.reset(token)
-            self._in_flight.end(key)
+            self._in_flight.end(counted)
 
     # --- worker classes ---------------------------------------------------------------------------------------------
 
