@@ -103,9 +103,7 @@ class NotingHandler(SequentialThreadingHandler):  # type: ignore[misc] # kazoo h
             self._notes.fail(f"{host}: {error.strerror or error}")
             raise
         try:
-            # As kazoo has them: answers must not wait for each other, and a dead peer must show one day.
-            plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            plain.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # as kazoo has it: requests are small
             if self._tls is None:
                 self._notes.fail(f"{host} grants no session: has it no quorum, or is it a TLS port (zookeeper+tls)?")
                 return plain
