@@ -223,6 +223,7 @@ def test_tls_ends_when_everything_has_been_sent(tls_files: TlsFiles) -> None:
         client.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         eventually(lambda: len(server.connections) == 1)
         [connection] = server.connections._open
+        eventually(lambda: connection.transport is not None, because="the server's part of the handshake has ended")
         transport = connection.transport
         assert transport is not None
         transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
