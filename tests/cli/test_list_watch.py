@@ -169,9 +169,12 @@ def test_an_outage_is_told_once(follow: Follow, registered: RegisterAt, consul_a
         url = f"consul://{link.address}"
         following = follow(url, "--service", unique, "--json", "--timeout", "1")
         eventually(lambda: [each["event"] for each in following.events()] == ["added"])
-        link.refuse()
-        link.drop_connections()
+        link.reset()
         eventually(lambda: [each["event"] for each in following.events()] == ["added", "unreachable"])
+        # Some looks more, each of a second and with a handful of attempts: nothing is said of those.
+        told_at = link.accepted_connections
+        eventually(lambda: link.accepted_connections > told_at + 15, timeout=60)
+        assert [each["event"] for each in following.events()] == ["added", "unreachable"]
         registered(consul_agent.url, unique, port=9091, instance_id="two")
         link.pass_through()
         expected = ["added", "unreachable", "reachable", "added"]

@@ -17,6 +17,7 @@ from registry_drain.registries.url import parse_registry_url
 from tests.conftest import NewConsulAgent
 from tests.registries.consul_tools import FAST, Liar, Members, instance, soon
 from tests.support.consul_process import ConsulAgent
+from tests.support.processes import eventually
 from tests.support.tcp_proxy import TcpProxy
 from tests.support.tls_files import TlsFiles
 
@@ -154,3 +155,15 @@ def test_a_refused_connection_says_where_and_why(unique: str) -> None:
     assert str(caught.value) == (
         f"consul://127.0.0.1:1: GET /v1/health/service/{unique}: Connection refused: is the Consul agent running there?"
     )
+
+
+def test_a_connection_that_was_closed_meanwhile_is_not_used_again(consul_agent: ConsulAgent) -> None:
+    """An idle connection that the agent has given up costs no attempt: what it has to say is heard before it is used."""
+    with TcpProxy(consul_agent.http_address) as link:
+        client = ConsulClient(ConsulRegistry(parse_registry_url(f"consul://{link.address}"))._address)
+        for number in range(1, 4):
+            client.call("GET", "status", "leader", deadline=soon())
+            assert client.opened == number
+            link.drop_connections()
+            eventually(lambda: link.open_connections == 0, because="the agent's side is closed")
+        client.close()
