@@ -40,7 +40,7 @@ LARGE = 4 << 20
 _REPLY = b"done"
 
 _PROMPT = 0.1
-"""Seconds from connecting to having sent, within which a client has to be served: half of what the drain gives it."""
+"""Seconds from connecting to having sent, within which a client has to be served; a drain gives it more."""
 
 
 class ContractClient(Protocol):
