@@ -158,7 +158,7 @@ def test_a_refused_connection_says_where_and_why(unique: str) -> None:
 
 
 def test_a_connection_that_was_closed_meanwhile_is_not_used_again(consul_agent: ConsulAgent) -> None:
-    """An idle connection that the agent has given up costs no attempt: what it has to say is heard before it is used."""
+    """An idle connection that the agent has given up costs no attempt: what it has to say is heard before its use."""
     with TcpProxy(consul_agent.http_address) as link:
         client = ConsulClient(ConsulRegistry(parse_registry_url(f"consul://{link.address}"))._address)
         for number in range(1, 4):
