@@ -206,6 +206,17 @@ def unique(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture(autouse=True)
+def nothing_stays_with_the_shared_agent(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Clear it behind each test: ids of services and checks are unique per agent, whatever the service's name."""
+    if "consul_agent" not in request.fixturenames:
+        yield
+        return
+    agent: ConsulAgent = request.getfixturevalue("consul_agent")
+    yield
+    agent.forget_everything()
+
+
+@pytest.fixture(autouse=True)
 def no_leaks() -> Iterator[None]:
     """Fail a test after which threads that keep a process alive, threads of ours, or child processes still run."""
     threads_before, children_before = guarded_threads(), child_processes()

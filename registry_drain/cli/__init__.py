@@ -1,11 +1,11 @@
-"""The commands: ``registry-drain`` and ``deregister``. One file for each, and what they share.
+"""The commands: ``registry-drain`` and ``deregister``. A room for each, and two for what they share.
 
-- :mod:`registry_drain.cli.main`: ``registry-drain COMMAND``, which imports only the command that is asked for
-- :mod:`registry_drain.cli.deregister`, ``drain``, ``list_command``, ``sweep``, ``demo``, ``schema``, ``completion``:
-  the commands; each has ``main`` and ``make_parser``
-- :mod:`registry_drain.cli.critical_since`: since when an instance has been critical, from one run to the next
-- :mod:`registry_drain.cli.invocation`: one run: arguments in, one status, one JSON object, one line of complaint out
-- :mod:`registry_drain.cli.exit_status`: the statuses, and which error means which
+- :mod:`~registry_drain.cli.main`: ``registry-drain COMMAND``, which imports only the command that is asked for
+- :mod:`~registry_drain.cli.deregister`, :mod:`~registry_drain.cli.drain`, :mod:`~registry_drain.cli.listing`,
+  :mod:`~registry_drain.cli.sweep`, :mod:`~registry_drain.cli.demo`, :mod:`~registry_drain.cli.schema`: each with a
+  ``command``, which has ``main`` and ``make_parser``; and :mod:`~registry_drain.cli.completion`
+- :mod:`~registry_drain.cli.command`: one run: arguments in, one status, one JSON object, one line of complaint out
+- :mod:`~registry_drain.cli.choosing`: which instances are meant, and what it takes before they are touched
 
 Nothing here is imported by the library itself.
 """

@@ -10,10 +10,10 @@ import argparse
 import importlib
 from collections.abc import Sequence
 
-from registry_drain.cli.arguments import CommandParser
-from registry_drain.cli.exit_status import ExitStatus
-from registry_drain.cli.invocation import Document, Verdict, invoke
-from registry_drain.cli.output import Output
+from registry_drain.cli.command.arguments import CommandParser
+from registry_drain.cli.command.exit_status import ExitStatus
+from registry_drain.cli.command.invocation import Document, Verdict, invoke
+from registry_drain.cli.command.output import Output
 from registry_drain.errors import ConfigurationError
 
 _SHELLS = ("bash", "zsh", "fish")

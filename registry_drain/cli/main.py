@@ -8,21 +8,24 @@ import sys
 from collections.abc import Sequence
 from typing import cast
 
-from registry_drain.cli.arguments import CommandParser
-from registry_drain.cli.invocation import Document, Verdict, invoke
-from registry_drain.cli.output import Output
+from registry_drain.cli.command.arguments import CommandParser
+from registry_drain.cli.command.invocation import Document, Verdict, invoke
+from registry_drain.cli.command.output import Output
 from registry_drain.errors import ConfigurationError
 
 PROGRAM = "registry-drain"
 COMMANDS = {
     "completion": ("registry_drain.cli.completion", "print a script for the completion of a shell"),
     "demo": ("registry_drain.cli.demo.command", "restart a fleet under load, stopped naively and drained, and compare"),
-    "deregister": ("registry_drain.cli.deregister", "remove instances from a registry, and prove that they are gone"),
-    "drain": ("registry_drain.cli.drain", "take instances out of rotation, without removing them"),
-    "list": ("registry_drain.cli.list_command", "show what is registered, who owns it, and how it is"),
+    "deregister": (
+        "registry_drain.cli.deregister.command",
+        "remove instances from a registry, and prove that they are gone",
+    ),
+    "drain": ("registry_drain.cli.drain.command", "take instances out of rotation, without removing them"),
+    "list": ("registry_drain.cli.listing.command", "show what is registered, who owns it, and how it is"),
     "schema": ("registry_drain.cli.schema.command", "print the JSON Schema of a command's JSON"),
     "sweep": ("registry_drain.cli.sweep.command", "find instances that are dead, and remove them"),
-    "undrain": ("registry_drain.cli.drain", "put instances back into rotation"),
+    "undrain": ("registry_drain.cli.drain.command", "put instances back into rotation"),
 }
 """By name: the module, which has ``main`` and ``make_parser``, and what it does."""
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from registry_drain.cli import deregister as deregister_command
 from registry_drain.cli import main as main_command
+from registry_drain.cli.deregister import command as deregister_command
 from registry_drain.clock import Deadline
 from registry_drain.instance import ServiceInstance
 from registry_drain.registries.base import Registration, Registry

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from registry_drain.cli.arguments import LONGEST_WAIT, count_from, positive_seconds, some_seconds
-from registry_drain.cli.output import printable
+from registry_drain.cli.command.arguments import LONGEST_WAIT, count_from, positive_seconds, some_seconds
+from registry_drain.cli.command.output import printable
 from tests.cli.running import Ran, Run
 
 GOOD = ("local:///tmp/nobody-registers-here", "--service", "calculator", "--id", "one")
@@ -115,7 +115,7 @@ def test_a_missing_extra_is_named(library: str, words: tuple[str, ...], extra: s
     program = (
         "import sys\n"
         "sys.modules[sys.argv[1]] = None\n"
-        "from registry_drain.cli import deregister, main\n"
+        "from registry_drain.cli import main\nfrom registry_drain.cli.deregister import command as deregister\n"
         "words = sys.argv[2:]\n"
         "sys.exit(main.main(words) if words == ['demo'] else deregister.main(words))"
     )

@@ -6,7 +6,7 @@ import dataclasses
 
 import pytest
 
-from registry_drain.cli.comeback import who_brought_back
+from registry_drain.cli.deregister.comeback import who_brought_back
 from registry_drain.registries.base import RegistryEntry
 
 ALLOCATION = "0a1b2c3d-1111-2222-3333-444455556666"

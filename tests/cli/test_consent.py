@@ -6,8 +6,8 @@ import dataclasses
 
 import pytest
 
-from registry_drain.cli.consent import Consent, is_healthy, left_without
-from registry_drain.cli.exit_status import ExitStatus
+from registry_drain.cli.choosing.consent import Consent, is_healthy, left_without
+from registry_drain.cli.command.exit_status import ExitStatus
 from registry_drain.registries.base import RegistryEntry
 
 DEAD = RegistryEntry("calculator", "dead", "10.0.0.7", 9090, is_live=False, health="critical", locator="a/dead")

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from registry_drain.cli.critical_since import CriticalSince
-from registry_drain.cli.duration import duration
-from registry_drain.cli.moment import Moment
-from registry_drain.cli.observation import observed, too_young
-from registry_drain.cli.output import Output
-from registry_drain.cli.state_file import StateFile
+from registry_drain.cli.choosing.critical_since import CriticalSince
+from registry_drain.cli.choosing.moment import Moment
+from registry_drain.cli.choosing.observation import observed, too_young
+from registry_drain.cli.choosing.state_file import StateFile
+from registry_drain.cli.command.duration import duration
+from registry_drain.cli.command.output import Output
 from registry_drain.clock import SYSTEM_CLOCK
 from registry_drain.errors import ConfigurationError
 from registry_drain.registries.base import EntryCheck, RegistryEntry

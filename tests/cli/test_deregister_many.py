@@ -357,7 +357,7 @@ def test_a_person_sees_how_far_it_is(
     deregister: Run, ghosts: FaultyRegistry, monkeypatch: pytest.MonkeyPatch, has_rich: bool
 ) -> None:
     """A bar on standard error where rich can draw one; the removal goes on without."""
-    monkeypatch.setattr("registry_drain.cli.output.Output.is_watched", True)
+    monkeypatch.setattr("registry_drain.cli.command.output.Output.is_watched", True)
     advanced: list[int] = []
     if has_rich:
         progress = pytest.importorskip("rich.progress").Progress

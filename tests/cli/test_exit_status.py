@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from registry_drain import errors
-from registry_drain.cli.exit_status import ExitStatus, status_of_error, status_of_removal
+from registry_drain.cli.command.exit_status import ExitStatus, status_of_error, status_of_removal
 from registry_drain.registries.base import RemovalOutcome
 
 

@@ -7,8 +7,8 @@ import sys
 
 import pytest
 
-from registry_drain.cli.entries import age
-from registry_drain.cli.table import Table, aligned
+from registry_drain.cli.command.entries import age
+from registry_drain.cli.command.table import Table, aligned
 from registry_drain.registries.base import EntryCheck, RegistryEntry
 from registry_drain.testing.faults import REFUSED, Step
 from registry_drain.testing.faulty_registry import FaultyRegistry
@@ -36,7 +36,7 @@ JUNK = RegistryEntry("calculator", "ju\tnk\x1b[31m", problem="[bold]not JSON[/bo
 
 @pytest.fixture
 def _at_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("registry_drain.cli.output.Output.is_terminal", True)
+    monkeypatch.setattr("registry_drain.cli.command.output.Output.is_terminal", True)
     monkeypatch.setenv("COLUMNS", "60")
     monkeypatch.setenv("NO_COLOR", "1")
 

@@ -50,7 +50,7 @@ def test_only_the_backend_that_is_named_is_loaded(url: str) -> None:
     """A local registry needs no client, ZooKeeper no requests, Consul no kazoo."""
     program = (
         "import sys\n"
-        "from registry_drain.cli.deregister import main\n"
+        "from registry_drain.cli.deregister.command import main\n"
         "main([sys.argv[1], '--service', 's', '--id', 'i', '--timeout', '0.1'])\n"
         "print(*sorted({name.partition('.')[0] for name in sys.modules}))"
     )

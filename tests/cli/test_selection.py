@@ -7,8 +7,8 @@ from dataclasses import replace
 
 import pytest
 
-from registry_drain.cli.options import add_consent, add_observe, add_selection
-from registry_drain.cli.selection import Selection, same_host
+from registry_drain.cli.choosing.options import add_consent, add_observe, add_selection
+from registry_drain.cli.choosing.selection import Selection, same_host
 from registry_drain.errors import ConfigurationError
 from registry_drain.registries.base import RegistryEntry
 

@@ -198,7 +198,7 @@ def test_a_process_that_comes_up_between_two_tries(
     registry_drain: Run, faulty: FaultyRegistry, refusing: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It was being restarted: the first tries were refused, the last was not."""
-    from registry_drain.cli.output import Output
+    from registry_drain.cli.command.output import Output
 
     faulty.cluster.put(dataclasses.replace(NODE, port=refusing))
     with socket.socket() as late:
@@ -265,7 +265,7 @@ def test_what_changed_while_addresses_were_tried_lives(
     registry_drain: Run, faulty: FaultyRegistry, refusing: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Registered anew during the tries: no ghost any more."""
-    from registry_drain.cli.output import Output
+    from registry_drain.cli.command.output import Output
 
     entry = dataclasses.replace(NODE, port=refusing)
     faulty.cluster.put(entry)

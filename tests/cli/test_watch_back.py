@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from registry_drain.cli.watch_back import BackWatch
+from registry_drain.cli.deregister.watch_back import BackWatch
 from registry_drain.errors import PermissionRefusedError, RegistryUnavailableError
 from registry_drain.registries.base import RegistryEntry
 from registry_drain.testing.clock import FakeClock

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from registry_drain.cli.exit_status import ExitStatus
+from registry_drain.cli.command.exit_status import ExitStatus
 from registry_drain.cli.main import main
 from registry_drain.errors import PermissionRefusedError
 from registry_drain.registries.base import RemovalOutcome

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import trustme
 
-from registry_drain.cli.exit_status import ExitStatus, status_of_error
+from registry_drain.cli.command.exit_status import ExitStatus, status_of_error
 from registry_drain.clock import Deadline
 from registry_drain.errors import PermissionRefusedError, RegistryError
 from tests.registries.consul_tools import Members, put_service, soon

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from kazoo.security import make_acl, make_digest_acl
 
-from registry_drain.cli.selection import Selection
+from registry_drain.cli.choosing.selection import Selection
 from registry_drain.clock import Deadline
 from registry_drain.errors import (
     ConfigurationError,

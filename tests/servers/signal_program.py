@@ -1,134 +1,187 @@
-"""A service of one kind that sends itself SIGTERM, with handlers of its own before and after ours; says who was called.
+"""A service of one kind that sends itself SIGTERM, with handlers of others before and after ours; says what happens.
 
-    python -m tests.servers.signal_program KIND [after]
+    python -m tests.servers.signal_program KIND CASE
 
-Prints one line of JSON: how often the stop ran, and how often each handler was called.
+The handler from before is there in every case. CASE says what is installed when the service has started:
+
+- ``before``: nothing.
+- ``chaining``: by ``signal.signal``, and calls the handler that it found, as libraries do that are to be polite.
+- ``displacing``: by ``signal.signal``, and calls nobody.
+- ``exiting``: the same, and raises SystemExit(7).
+- ``loop``, in a loop: by ``loop.add_signal_handler``; so is the one from before, as in ``before``.
+- ``uvicorn``, in a loop: by a bare uvicorn server that runs there as well, and has its own handlers.
+- ``uvicorn-before``, in a loop: nothing; the bare uvicorn's is the one from before.
+
+What happens is said in lines of standard output, by whichever process it happens in: ``displaced``, ``before`` and
+``after`` for the others' handlers, ``requested REASON``, ``observer``, ``report`` when it is logged, ``returned``.
+It has to lead a process group, since the whole group is signalled where a server has child processes.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
+import contextlib
+import logging
 import os
 import signal
-import socketserver
 import sys
 import threading
-import time
-from collections import Counter
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import AsyncIterator
+from types import FrameType
 from typing import Any
 
-from registry_drain import ShutdownReport, StopBudget, serve, serve_async
-from registry_drain.servers.base import DrainableServer
-from registry_drain.servers.http.asgi_types import Receive, Scope, Send
+from registry_drain import AsyncService, ShutdownReport, StopBudget
+from registry_drain.service import Service
+from registry_drain.shutdown.events import Event, SignalHandlerDisplaced, StopRequested, logger
+from tests.servers.signalled_servers import HOST, IN_LOOP, IN_PROCESSES, IN_THREADS, asgi_app
 
-BUDGET = StopBudget(grace_period=10.0, floor=0.0, quiet_period=0.0, ceiling=0.0)
-calls: Counter[str] = Counter()
-
-
-async def asgi_app(scope: Scope, receive: Receive, send: Send) -> None:
-    """Serve nothing; it has a lifespan."""
-    assert scope["type"] == "lifespan"
-    for _ in range(2):
-        message = await receive()
-        await send({"type": f"{message['type']}.complete"})
+BUDGET = StopBudget(grace_period=20.0, floor=0.0, quiet_period=0.0, ceiling=0.0)
+PATIENCE = 30.0
+displaced, after_called = threading.Event(), threading.Event()
 
 
-def new_server(kind: str) -> DrainableServer:
-    """Return the adapter of one kind of server."""
-    if kind == "http_server":
-        from registry_drain.servers.http_server import HttpServer
-
-        return HttpServer(ThreadingHTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler))
-    if kind == "socketserver":
-        from registry_drain.servers.socket_server import SocketServer
-
-        return SocketServer(socketserver.ThreadingTCPServer(("127.0.0.1", 0), socketserver.StreamRequestHandler))
-    if kind == "aiohttp":
-        from aiohttp import web
-
-        from registry_drain.servers.aiohttp_server import AiohttpServer
-
-        return AiohttpServer(web.Application(), "127.0.0.1", 0)
-    if kind == "uvicorn":
-        import uvicorn
-
-        from registry_drain.servers.uvicorn_server import UvicornServer
-
-        return UvicornServer(uvicorn.Config(asgi_app, port=0))
-    from hypercorn.config import Config
-
-    from registry_drain.servers.hypercorn_server import HypercornServer
-
-    config = Config()
-    config.bind = ["127.0.0.1:0"]
-    return HypercornServer(asgi_app, config)
+def say(what: str) -> None:
+    """Write a line, in one piece: from signal handlers, too."""
+    os.write(1, f"{what}\n".encode())
 
 
-def serve_in_threads(kind: str, *, installs_after: bool) -> ShutdownReport:
-    """Install a handler, serve, perhaps install one that calls ours, and be signalled."""
+def say_event(event: Event) -> None:
+    """Say what a sink is told that belongs to signals."""
+    if isinstance(event, StopRequested):
+        say(f"requested {event.reason}")
+    if isinstance(event, SignalHandlerDisplaced):
+        assert event.signal_name == "SIGTERM"
+        say("displaced")
+        displaced.set()
 
-    def before(*_: Any) -> None:
-        calls["before"] += 1
 
-    signal.signal(signal.SIGTERM, before)
+class ReportLog(logging.Handler):
+    """Says each report that is logged."""
 
-    def later(*_: Any) -> None:
-        ours: Any = signal.getsignal(signal.SIGTERM)
+    def emit(self, record: logging.LogRecord) -> None:
+        """Look at a record."""
+        if isinstance(record.args, tuple) and any(isinstance(each, ShutdownReport) for each in record.args):
+            say("report")
 
-        def after(number: int, frame: Any) -> None:
-            calls["after"] += 1
-            ours(number, frame)
 
-        if installs_after:
-            signal.signal(signal.SIGTERM, after)
+def before(*_: Any) -> None:
+    """Be the handler that stood there first."""
+    say("before")
+
+
+def install_by_signal(case: str) -> None:
+    """Install the later handler, in the main thread."""
+    found: Any = signal.getsignal(signal.SIGTERM)
+
+    def after(number: int, frame: FrameType | None) -> None:
+        say("after")
+        after_called.set()
+        if case == "chaining":
+            found(number, frame)
+        if case == "exiting":
+            raise SystemExit(7)
+
+    signal.signal(signal.SIGTERM, after)
+
+
+def terminate(kind: str) -> None:
+    """Send SIGTERM, as the supervisor of this service would."""
+    if kind in IN_PROCESSES:
+        os.killpg(os.getpid(), signal.SIGTERM)
+    else:
         os.kill(os.getpid(), signal.SIGTERM)
 
-    # Handlers are installed in the main thread, which serve() blocks: so another signal's handler does that.
-    signal.signal(signal.SIGUSR1, later)
 
-    def signal_when_ours_stand() -> None:
-        while signal.getsignal(signal.SIGTERM) is before:
-            time.sleep(0.01)
+def serve_in_threads(kind: str, case: str) -> ShutdownReport:
+    """Serve as serve() does, which keeps the main thread: so a handler of SIGUSR1 installs what comes later."""
+    installed = threading.Event()
+
+    def install(*_: Any) -> None:
+        if case != "before":
+            install_by_signal(case)
+        installed.set()
+
+    signal.signal(signal.SIGTERM, before)
+    signal.signal(signal.SIGUSR1, install)
+    service = Service(IN_THREADS[kind](), budget=BUDGET, observers=[lambda: say("observer")], sinks=[say_event])
+
+    def send_signals() -> None:
+        assert service.started.wait(PATIENCE)
         os.kill(os.getpid(), signal.SIGUSR1)
+        assert installed.wait(PATIENCE)
+        if case in {"displacing", "exiting"}:
+            assert displaced.wait(PATIENCE)
+        terminate(kind)
+        if case == "displacing":
+            assert after_called.wait(PATIENCE)
+            os.kill(os.getpid(), signal.SIGINT)
 
-    threading.Thread(target=signal_when_ours_stand, daemon=True).start()
-    return serve(new_server(kind), budget=BUDGET, observers=[stopped])
+    threading.Thread(target=send_signals, daemon=True).start()
+    return service.run()
 
 
-def stopped() -> None:
-    """Count the stop."""
-    calls["stops"] += 1
+@contextlib.asynccontextmanager
+async def bare_uvicorn(name: str) -> AsyncIterator[None]:
+    """Run a uvicorn server of the program's own, which handles signals, until it has ended by itself."""
+    import uvicorn
+
+    class SayingServer(uvicorn.Server):
+        def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+            say(name)
+            super().handle_exit(sig, frame)
+
+    server = SayingServer(uvicorn.Config(asgi_app, host=HOST, port=0, log_level="warning"))
+    serving = asyncio.ensure_future(server.serve())
+    while not server.started:  # noqa: ASYNC110 - nobody tells
+        await asyncio.sleep(0.01)
+    yield
+    await serving
 
 
-async def ours_stand(loop: Any) -> None:
-    """Wait until no handler of the loop's is left: ours are signal's."""
-    while loop._signal_handlers.get(signal.SIGTERM) is not None:  # noqa: ASYNC110 - nobody tells
+async def ours_stand(ours: Any, loop: Any) -> None:
+    """Wait until our handler has been put back."""
+    while signal.getsignal(signal.SIGTERM) != ours or signal.SIGTERM in loop._signal_handlers:  # noqa: ASYNC110
         await asyncio.sleep(0.01)
 
 
-async def serve_in_loop(kind: str, *, installs_after: bool) -> ShutdownReport:
-    """Have a handler of asyncio's before ours, and perhaps another one after, which takes the first one's place."""
+async def serve_in_loop(kind: str, case: str) -> int:
+    """Serve as serve_async() does, and install what comes later once it serves."""
     loop = asyncio.get_running_loop()
-    loop.add_signal_handler(signal.SIGTERM, lambda: calls.update(["before"]))
-    serving = asyncio.ensure_future(serve_async(new_server(kind), budget=BUDGET, observers=[stopped]))
-    await ours_stand(loop)
-    if installs_after:
-        loop.add_signal_handler(signal.SIGTERM, lambda: calls.update(["after"]))
-        await ours_stand(loop)
-    os.kill(os.getpid(), signal.SIGTERM)
-    return await serving
+    async with contextlib.AsyncExitStack() as bare:
+        if case == "uvicorn-before":
+            await bare.enter_async_context(bare_uvicorn("before"))
+        elif case in {"before", "loop"}:
+            loop.add_signal_handler(signal.SIGTERM, before)
+        else:
+            signal.signal(signal.SIGTERM, before)
+        service = AsyncService(
+            IN_LOOP[kind](), budget=BUDGET, observers=[lambda: say("observer")], sinks=[say_event]
+        )
+        running = asyncio.ensure_future(service.run())
+        await service.wait_until_started()
+        ours = signal.getsignal(signal.SIGTERM)
+        if case == "loop":
+            loop.add_signal_handler(signal.SIGTERM, say, "after")
+        elif case == "uvicorn":
+            await bare.enter_async_context(bare_uvicorn("after"))
+        elif case in {"chaining", "displacing"}:
+            install_by_signal(case)
+        await ours_stand(ours, loop)
+        terminate(kind)
+        report = await running
+        say("returned")
+    return report.exit_code
 
 
 def main() -> int:
-    """Run one kind."""
-    kind, installs_after = sys.argv[1], "after" in sys.argv
-    if kind in {"http_server", "socketserver"}:
-        report = serve_in_threads(kind, installs_after=installs_after)
-    else:
-        report = asyncio.run(serve_in_loop(kind, installs_after=installs_after))
-    sys.stdout.write(json.dumps({name: calls[name] for name in ("stops", "before", "after")}) + "\n")
+    """Run one case of one kind."""
+    kind, case = sys.argv[1:]
+    logger.addHandler(ReportLog())
+    logger.setLevel(logging.INFO)
+    if kind in IN_LOOP:
+        return asyncio.run(serve_in_loop(kind, case))
+    report = serve_in_threads(kind, case)
+    say("returned")
     return report.exit_code
 
 

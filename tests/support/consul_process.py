@@ -237,6 +237,13 @@ class ConsulAgent:
         found = self.get(f"/v1/health/service/{quote(service, safe='')}?{query}")
         return {each["Service"]["ID"]: each for each in found}
 
+    def forget_everything(self) -> None:
+        """Deregister every service and check of this agent."""
+        for consul_id in self.get("/v1/agent/services"):
+            self.put(f"/v1/agent/service/deregister/{quote(consul_id, safe='')}")
+        for check_id in self.get("/v1/agent/checks"):
+            self.put(f"/v1/agent/check/deregister/{quote(check_id, safe='')}")
+
     def create_token(self, rules: str) -> str:
         """Create a policy of these ACL rules (HCL), and a token that has only this policy; return the token.
 

@@ -8,10 +8,10 @@ import signal
 import threading
 from collections.abc import Iterator, Sequence
 
-from registry_drain.cli.arguments import CommandParser, count_from, positive_seconds
-from registry_drain.cli.invocation import Document, Verdict, invoke
-from registry_drain.cli.options import add_output
-from registry_drain.cli.output import Output
+from registry_drain.cli.choosing.options import add_output
+from registry_drain.cli.command.arguments import CommandParser, count_from, positive_seconds
+from registry_drain.cli.command.invocation import Document, Verdict, invoke
+from registry_drain.cli.command.output import Output
 
 _EPILOG = """\
 Two fleets of the same Thrift service, one after the other, under the same load: clients that

@@ -8,14 +8,14 @@ import tempfile
 from pathlib import Path
 
 import registry_drain.servers.thrift_server  # noqa: F401 -- first, because it names the extra if Thrift is missing
+from registry_drain.cli.command.exit_status import ExitStatus
+from registry_drain.cli.command.invocation import Document, Verdict
+from registry_drain.cli.command.output import Output
+from registry_drain.cli.command.table import Table, show_table
 from registry_drain.cli.demo.instance import Style
 from registry_drain.cli.demo.progress import progress
 from registry_drain.cli.demo.side import Plan, run_side
 from registry_drain.cli.demo.tally import Tally
-from registry_drain.cli.exit_status import ExitStatus
-from registry_drain.cli.invocation import Document, Verdict
-from registry_drain.cli.output import Output
-from registry_drain.cli.table import Table, show_table
 from registry_drain.clock import SYSTEM_CLOCK
 from registry_drain.registries.url import parse_registry_url
 

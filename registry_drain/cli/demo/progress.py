@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator
 
-from registry_drain.cli.output import Output
+from registry_drain.cli.command.output import Output
 
 Show = Callable[[int, int, int], None]
 """Told of restarts, requests and failures so far."""

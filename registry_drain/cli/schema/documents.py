@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from registry_drain.cli.exit_status import ExitStatus
-from registry_drain.cli.invocation import SCHEMA_VERSION
+from registry_drain.cli.command.exit_status import ExitStatus
+from registry_drain.cli.command.invocation import SCHEMA_VERSION
 from registry_drain.cli.schema.parts import (
     BOOLEAN,
     ENTRY,

@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from registry_drain.cli.arguments import CommandParser, count_from, positive_seconds, some_seconds
-from registry_drain.cli.invocation import Document, Verdict, invoke
-from registry_drain.cli.output import Output
+from registry_drain.cli.command.arguments import CommandParser, count_from, positive_seconds, some_seconds
+from registry_drain.cli.command.invocation import Document, Verdict, invoke
+from registry_drain.cli.command.output import Output
 
 _EPILOG = """\
 exit status:
@@ -98,15 +98,15 @@ def make_parser(program: str) -> CommandParser:
 
 
 def _duration(text: str) -> float:
-    from registry_drain.cli.duration import duration  # here, because hardly anybody gives one
+    from registry_drain.cli.command.duration import duration  # here, because hardly anybody gives one
 
     return duration(text)
 
 
 def _sweep(options: argparse.Namespace, output: Output, document: Document) -> Verdict:
     # Here, so that the help loads no registry.
-    from registry_drain.cli.consent import Consent
-    from registry_drain.cli.critical_since import CriticalSince
+    from registry_drain.cli.choosing.consent import Consent
+    from registry_drain.cli.choosing.critical_since import CriticalSince
     from registry_drain.cli.sweep.evidence import Finders
     from registry_drain.cli.sweep.probes import ProbePlan
     from registry_drain.cli.sweep.sweeping import Request, Sweep

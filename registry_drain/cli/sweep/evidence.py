@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 
-from registry_drain.cli.critical_since import CriticalSince
-from registry_drain.cli.entries import age
+from registry_drain.cli.choosing.critical_since import CriticalSince
+from registry_drain.cli.command.entries import age
 from registry_drain.cli.sweep.probes import Answer, Endpoint, Probe
 from registry_drain.instance import format_endpoint
 from registry_drain.registries.base import RegistryEntry

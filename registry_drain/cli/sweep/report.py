@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from registry_drain.cli.entries import entry_document
-from registry_drain.cli.exit_status import ExitStatus
-from registry_drain.cli.outcome import Outcome
+from registry_drain.cli.command.entries import entry_document
+from registry_drain.cli.command.exit_status import ExitStatus
+from registry_drain.cli.command.table import Table
+from registry_drain.cli.deregister.outcome import Outcome
 from registry_drain.cli.sweep.evidence import Evidence
-from registry_drain.cli.table import Table
 from registry_drain.registries.base import RegistryEntry
 
 _COLUMNS = ("service", "id", "address", "evidence", "result", "locator")

@@ -19,16 +19,18 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from registry_drain.cli.bulk import BulkRemoval, remove_all
-from registry_drain.cli.consent import Consent
-from registry_drain.cli.critical_since import CriticalSince
-from registry_drain.cli.exit_status import ExitStatus, status_of_error, worst
-from registry_drain.cli.invocation import Document, Verdict
-from registry_drain.cli.moment import Moment
-from registry_drain.cli.observation import observed, too_young
-from registry_drain.cli.outcome import Outcome, outcome_of
-from registry_drain.cli.output import Output
-from registry_drain.cli.patience import read_entries
+from registry_drain.cli.choosing.consent import Consent
+from registry_drain.cli.choosing.critical_since import CriticalSince
+from registry_drain.cli.choosing.moment import Moment
+from registry_drain.cli.choosing.observation import observed, too_young
+from registry_drain.cli.choosing.patience import read_entries
+from registry_drain.cli.command.exit_status import ExitStatus, status_of_error, worst
+from registry_drain.cli.command.invocation import Document, Verdict
+from registry_drain.cli.command.output import Output
+from registry_drain.cli.command.table import write_table
+from registry_drain.cli.deregister.bulk import BulkRemoval, remove_all
+from registry_drain.cli.deregister.outcome import Outcome, outcome_of
+from registry_drain.cli.deregister.watched import watch_many
 from registry_drain.cli.sweep.evidence import (
     OPTIONS,
     Finders,
@@ -39,8 +41,6 @@ from registry_drain.cli.sweep.evidence import (
 )
 from registry_drain.cli.sweep.probes import Answer, Endpoint, Probe, ProbePlan, probe_all
 from registry_drain.cli.sweep.report import Ghost, ghost_document, ghost_table
-from registry_drain.cli.table import write_table
-from registry_drain.cli.watched import watch_many
 from registry_drain.clock import Clock, Deadline
 from registry_drain.errors import RegistryError
 from registry_drain.registries.base import Registry, RegistryEntry

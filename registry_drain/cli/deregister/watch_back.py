@@ -11,7 +11,7 @@ import threading
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from registry_drain.cli.selection import same_host
+from registry_drain.cli.choosing.selection import same_host
 from registry_drain.clock import Clock, Deadline
 from registry_drain.errors import RegistryUnavailableError
 from registry_drain.registries.base import Registry, RegistryEntry

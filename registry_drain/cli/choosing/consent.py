@@ -13,10 +13,10 @@ import argparse
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from registry_drain.cli.exit_status import ExitStatus
-from registry_drain.cli.invocation import Verdict
-from registry_drain.cli.options import add_consent as add_consent  # noqa: PLC0414 -- a help takes it from there
-from registry_drain.cli.selection import named
+from registry_drain.cli.choosing.options import add_consent as add_consent  # noqa: PLC0414 -- a help takes it from there
+from registry_drain.cli.choosing.selection import named
+from registry_drain.cli.command.exit_status import ExitStatus
+from registry_drain.cli.command.invocation import Verdict
 from registry_drain.registries.base import RegistryEntry
 
 _HEALTHY = frozenset({"passing", "warning"})
@@ -38,7 +38,7 @@ class Consent:
 
     @classmethod
     def of(cls, options: argparse.Namespace) -> Consent:
-        """Take it from the arguments that :func:`~registry_drain.cli.options.add_consent` added."""
+        """Take it from the arguments that :func:`~registry_drain.cli.choosing.options.add_consent` added."""
         return cls(options.yes, options.max, getattr(options, "force", False))
 
     def missing(

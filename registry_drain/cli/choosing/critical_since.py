@@ -11,8 +11,8 @@ Rules:
 1. In doubt it is younger. A check that changed and is critical again may have passed in between, or has merely written
    something else into its output; nothing tells the two apart, so the time starts again.
 2. Another registration of the same id is another instance.
-3. A clock that is set never makes anything older: see :mod:`registry_drain.cli.moment`. The time that a read took does
-   not count.
+3. A clock that is set never makes anything older: see :mod:`registry_drain.cli.choosing.moment`. The time that a read
+   took does not count.
 4. A command that does not wait is right at the second run, not at the first one: it says how long to wait.
 """
 
@@ -22,8 +22,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from registry_drain.cli.moment import Moment, is_seconds
-from registry_drain.cli.state_file import StateFile, name_of, state_directory
+from registry_drain.cli.choosing.moment import Moment, is_seconds
+from registry_drain.cli.choosing.state_file import StateFile, name_of, state_directory
 from registry_drain.registries.base import RegistryEntry
 
 CRITICAL = "critical"

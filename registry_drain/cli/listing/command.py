@@ -5,11 +5,11 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from registry_drain.cli.arguments import CommandParser
-from registry_drain.cli.exit_status import ExitStatus
-from registry_drain.cli.invocation import Document, Verdict, invoke
-from registry_drain.cli.options import add_observe, add_output, add_selection
-from registry_drain.cli.output import Output
+from registry_drain.cli.choosing.options import add_observe, add_output, add_selection
+from registry_drain.cli.command.arguments import CommandParser
+from registry_drain.cli.command.exit_status import ExitStatus
+from registry_drain.cli.command.invocation import Document, Verdict, invoke
+from registry_drain.cli.command.output import Output
 
 
 def main(arguments: Sequence[str] | None = None, *, program: str = "registry-drain list") -> int:
@@ -36,10 +36,10 @@ def make_parser(program: str) -> CommandParser:
 
 def _list(options: argparse.Namespace, output: Output, document: Document) -> Verdict:
     # Here, so that the help loads no registry.
-    from registry_drain.cli.entries import entry_document, entry_table
-    from registry_drain.cli.finding import find
-    from registry_drain.cli.selection import Selection
-    from registry_drain.cli.table import write_table
+    from registry_drain.cli.choosing.finding import find
+    from registry_drain.cli.choosing.selection import Selection
+    from registry_drain.cli.command.entries import entry_document, entry_table
+    from registry_drain.cli.command.table import write_table
     from registry_drain.clock import SYSTEM_CLOCK, Deadline
     from registry_drain.errors import ConfigurationError
     from registry_drain.registries.url import open_registry
@@ -52,7 +52,7 @@ def _list(options: argparse.Namespace, output: Output, document: Document) -> Ve
     document["registry"] = registry.url
     try:
         if options.watch:
-            from registry_drain.cli.list_watch import ListWatch
+            from registry_drain.cli.listing.watch import ListWatch
 
             return ListWatch(registry, selection, options.timeout, output, document, SYSTEM_CLOCK).run()
         found = find(registry, selection, Deadline.after(options.timeout), output, observe=options.observe)

@@ -11,7 +11,7 @@ import ipaddress
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from registry_drain.cli.options import add_selection as add_selection  # noqa: PLC0414 -- a help takes it from there
+from registry_drain.cli.choosing.options import add_selection as add_selection  # noqa: PLC0414 -- a help takes it from there
 from registry_drain.errors import ConfigurationError, InstanceNotFoundError
 from registry_drain.instance import format_endpoint, parse_endpoint
 from registry_drain.registries.base import RegistryEntry
@@ -34,7 +34,7 @@ class Selection:
         tags: all of these.
         metadata: all of these pairs.
         is_unhealthy: critical, or kept by nobody any more.
-        critical_for: seconds; see :mod:`registry_drain.cli.critical_since`. :meth:`fits` asks for critical only,
+        critical_for: seconds; see ``critical_since``. :meth:`fits` asks for critical only,
             since a single look cannot tell how long.
         is_all: every instance of the service.
     """
@@ -51,7 +51,7 @@ class Selection:
 
     @classmethod
     def of(cls, options: argparse.Namespace) -> Selection:
-        """Take it from the arguments that :func:`~registry_drain.cli.options.add_selection` added.
+        """Take it from the arguments that :func:`~registry_drain.cli.choosing.options.add_selection` added.
 
         Raises:
             ConfigurationError: an empty value, an address that is none, ``--all`` with anything but a service.

@@ -1,6 +1,6 @@
 """``deregister``: take instances out of a cluster, prove that they are gone, and see whether they come back.
 
-What it does is in :mod:`registry_drain.cli.deregistration`; here are its arguments.
+What it does is in :mod:`registry_drain.cli.deregister.deregistration`; here are its arguments.
 """
 
 from __future__ import annotations
@@ -8,10 +8,10 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from registry_drain.cli.arguments import CommandParser, some_seconds
-from registry_drain.cli.invocation import Document, Verdict, invoke
-from registry_drain.cli.options import add_agent, add_consent, add_observe, add_output, add_selection
-from registry_drain.cli.output import Output
+from registry_drain.cli.choosing.options import add_agent, add_consent, add_observe, add_output, add_selection
+from registry_drain.cli.command.arguments import CommandParser, some_seconds
+from registry_drain.cli.command.invocation import Document, Verdict, invoke
+from registry_drain.cli.command.output import Output
 
 _EPILOG = """\
 exit status:
@@ -75,8 +75,8 @@ def make_parser(program: str) -> CommandParser:
 
 def _deregister(options: argparse.Namespace, output: Output, document: Document) -> Verdict:
     # Here, so that the help, which is asked for in haste, loads no registry.
-    from registry_drain.cli.deregistration import Deregistration, Request
-    from registry_drain.cli.finding import open_for
+    from registry_drain.cli.choosing.finding import open_for
+    from registry_drain.cli.deregister.deregistration import Deregistration, Request
     from registry_drain.clock import SYSTEM_CLOCK
 
     request = Request.of(options)

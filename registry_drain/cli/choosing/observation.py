@@ -1,6 +1,7 @@
 """Looking at a registry once, or for as long as it takes, to learn which instances have been critical for how long.
 
-What a look proves is in :mod:`registry_drain.cli.critical_since`; here is when to look, and what people are told.
+What a look proves is in :mod:`registry_drain.cli.choosing.critical_since`; here is when to look, and what people are
+told.
 """
 
 from __future__ import annotations
@@ -8,10 +9,10 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 
-from registry_drain.cli.critical_since import CriticalSince, can_be_proven
-from registry_drain.cli.entries import age
-from registry_drain.cli.moment import Moment
-from registry_drain.cli.output import Output
+from registry_drain.cli.choosing.critical_since import CriticalSince, can_be_proven
+from registry_drain.cli.choosing.moment import Moment
+from registry_drain.cli.command.entries import age
+from registry_drain.cli.command.output import Output
 from registry_drain.clock import Clock, Deadline
 from registry_drain.errors import ConfigurationError
 from registry_drain.registries.base import RegistryEntry

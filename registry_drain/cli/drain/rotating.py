@@ -10,15 +10,15 @@ import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from registry_drain.cli.bulk import MORE_TIME_EACH, progress
-from registry_drain.cli.consent import Consent
-from registry_drain.cli.entries import choice_table, described, entry_document
-from registry_drain.cli.exit_status import ExitStatus, status_of_error, worst
-from registry_drain.cli.finding import Found, find, require_some
-from registry_drain.cli.invocation import Document, Verdict
-from registry_drain.cli.output import Output
-from registry_drain.cli.selection import Selection
-from registry_drain.cli.table import Table, show_table
+from registry_drain.cli.choosing.consent import Consent
+from registry_drain.cli.choosing.finding import Found, find, require_some
+from registry_drain.cli.choosing.selection import Selection
+from registry_drain.cli.command.entries import choice_table, described, entry_document
+from registry_drain.cli.command.exit_status import ExitStatus, status_of_error, worst
+from registry_drain.cli.command.invocation import Document, Verdict
+from registry_drain.cli.command.output import Output
+from registry_drain.cli.command.table import Table, show_table
+from registry_drain.cli.deregister.bulk import MORE_TIME_EACH, progress
 from registry_drain.clock import Clock, Deadline
 from registry_drain.errors import ConfigurationError, RegistryDataError, RegistryDrainError, RegistryError
 from registry_drain.registries.abilities import Rotation, RotationRegistry

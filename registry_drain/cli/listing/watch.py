@@ -17,13 +17,13 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime, timezone
 
-from registry_drain.cli.entries import entry_document, entry_table
-from registry_drain.cli.exit_status import ExitStatus
-from registry_drain.cli.finding import Found, find
-from registry_drain.cli.invocation import SCHEMA_VERSION, Document, Verdict
-from registry_drain.cli.output import Output, printable
-from registry_drain.cli.selection import Selection
-from registry_drain.cli.table import compact
+from registry_drain.cli.choosing.finding import Found, find
+from registry_drain.cli.choosing.selection import Selection
+from registry_drain.cli.command.entries import entry_document, entry_table
+from registry_drain.cli.command.exit_status import ExitStatus
+from registry_drain.cli.command.invocation import SCHEMA_VERSION, Document, Verdict
+from registry_drain.cli.command.output import Output, printable
+from registry_drain.cli.command.table import compact
 from registry_drain.clock import Clock, Deadline
 from registry_drain.errors import RegistryDrainError, RegistryUnavailableError
 from registry_drain.registries.base import Registry, RegistryEntry
@@ -254,7 +254,7 @@ def _live(url: str) -> Iterator[Draw]:
     from rich.live import Live
     from rich.text import Text
 
-    from registry_drain.cli.table import rich_table
+    from registry_drain.cli.command.table import rich_table
 
     with Live(auto_refresh=False) as live:
 

@@ -8,16 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from registry_drain.cli.bulk import MORE_TIME_EACH, BulkRemoval, remove_all
-from registry_drain.cli.deregistration import Request
-from registry_drain.cli.entries import entry_document
-from registry_drain.cli.exit_status import ExitStatus, worst
-from registry_drain.cli.finding import Found
-from registry_drain.cli.invocation import Document, Verdict
-from registry_drain.cli.outcome import Outcome, outcome_of
-from registry_drain.cli.output import Output
-from registry_drain.cli.table import Table, show_table
-from registry_drain.cli.watched import watch_many
+from registry_drain.cli.choosing.finding import Found
+from registry_drain.cli.command.entries import entry_document
+from registry_drain.cli.command.exit_status import ExitStatus, worst
+from registry_drain.cli.command.invocation import Document, Verdict
+from registry_drain.cli.command.output import Output
+from registry_drain.cli.command.table import Table, show_table
+from registry_drain.cli.deregister.bulk import MORE_TIME_EACH, BulkRemoval, remove_all
+from registry_drain.cli.deregister.deregistration import Request
+from registry_drain.cli.deregister.outcome import Outcome, outcome_of
+from registry_drain.cli.deregister.watched import watch_many
 from registry_drain.clock import Clock, Deadline
 from registry_drain.errors import RegistryError
 from registry_drain.registries.base import Registry, RegistryEntry

@@ -10,7 +10,7 @@ import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from registry_drain.cli.output import Output
+from registry_drain.cli.command.output import Output
 from registry_drain.clock import Deadline
 from registry_drain.errors import RegistryDrainError, RegistryUnavailableError
 from registry_drain.registries.abilities import BulkRegistry, RemovalResult

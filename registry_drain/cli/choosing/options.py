@@ -1,14 +1,13 @@
 """Options that several commands have: which instances are meant, and what the operator agrees to.
 
-Apart from what they become (:mod:`registry_drain.cli.selection`, :mod:`registry_drain.cli.consent`), so that a help
-loads neither.
+Apart from what they become (``selection``, ``consent``), so that a help loads neither.
 """
 
 from __future__ import annotations
 
 import argparse
 
-from registry_drain.cli.arguments import count_from
+from registry_drain.cli.command.arguments import count_from
 
 _MOST = 1_000_000
 
@@ -38,7 +37,7 @@ def add_selection(parser: argparse._ActionsContainer, *, with_all: bool = True) 
 
 
 def _duration(text: str) -> float:
-    from registry_drain.cli.duration import duration  # here, because hardly anybody gives one
+    from registry_drain.cli.command.duration import duration  # here, because hardly anybody gives one
 
     return duration(text)
 

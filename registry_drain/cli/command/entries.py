@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Sequence
 
-from registry_drain.cli.table import Table, compact
+from registry_drain.cli.command.table import Table, compact
 from registry_drain.instance import format_endpoint
 from registry_drain.registries.base import RegistryEntry
 

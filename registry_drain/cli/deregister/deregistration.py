@@ -11,14 +11,14 @@ import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from registry_drain.cli.consent import Consent, left_without
-from registry_drain.cli.entries import choice_table, described, entry_document
-from registry_drain.cli.exit_status import ExitStatus, status_of_error
-from registry_drain.cli.finding import Found, find, require_some
-from registry_drain.cli.invocation import Document, Verdict
-from registry_drain.cli.outcome import NO_CHANGE, Outcome, outcome_of
-from registry_drain.cli.output import Output
-from registry_drain.cli.selection import Selection
+from registry_drain.cli.choosing.consent import Consent, left_without
+from registry_drain.cli.choosing.finding import Found, find, require_some
+from registry_drain.cli.choosing.selection import Selection
+from registry_drain.cli.command.entries import choice_table, described, entry_document
+from registry_drain.cli.command.exit_status import ExitStatus, status_of_error
+from registry_drain.cli.command.invocation import Document, Verdict
+from registry_drain.cli.command.output import Output
+from registry_drain.cli.deregister.outcome import NO_CHANGE, Outcome, outcome_of
 from registry_drain.clock import Clock, Deadline
 from registry_drain.errors import RegistryDrainError, RegistryError
 from registry_drain.registries.base import Registry, RegistryEntry
@@ -96,7 +96,7 @@ class Deregistration:
             return missing[0], f"{NO_CHANGE}: {missing[1]}"
         if len(chosen) == 1:
             return self._remove_one(found, deadline)
-        from registry_drain.cli.deregister_many import remove_many  # here, because most commands remove one
+        from registry_drain.cli.deregister.many import remove_many  # here, because most commands remove one
 
         return remove_many(self._registry, found, request, self._output, self._document, self._clock)
 
@@ -107,7 +107,7 @@ class Deregistration:
     def _show(self, chosen: Sequence[RegistryEntry], deadline: Deadline) -> None:
         """Show what is meant, if the line about it cannot."""
         if len(chosen) > 1 and not (self._output.is_json or self._output.is_quiet):
-            from registry_drain.cli.table import show_table
+            from registry_drain.cli.command.table import show_table
 
             show_table(choice_table(chosen, self._clock.unix_time()), self._output)
         for line in self._companions(chosen, deadline):
@@ -173,7 +173,7 @@ class Deregistration:
         elif not asked or outcome.status not in {ExitStatus.DONE, ExitStatus.UNVERIFIABLE}:
             return self._finished(outcome)
         self._left_behind = f"{outcome.message}; not watched to the end"
-        from registry_drain.cli.watched import watch_one
+        from registry_drain.cli.deregister.watched import watch_one
 
         return self._finished(
             watch_one(

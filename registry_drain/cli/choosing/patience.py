@@ -1,6 +1,6 @@
 """Reading a registry that may be having a bad moment: try again until the time is up, and say why it takes so long."""
 
-from registry_drain.cli.output import Output
+from registry_drain.cli.command.output import Output
 from registry_drain.clock import Deadline
 from registry_drain.errors import RegistryUnavailableError
 from registry_drain.registries.base import Registry, RegistryEntry

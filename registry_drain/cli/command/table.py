@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from registry_drain.cli.output import Output, printable
+from registry_drain.cli.command.output import Output, printable
 
 if TYPE_CHECKING:
     from rich.table import Table as RichTable

@@ -1,6 +1,6 @@
 """``registry-drain drain`` and ``undrain``: take instances out of rotation without removing them, and put them back.
 
-What they do is in :mod:`registry_drain.cli.rotating`; here are their arguments.
+What they do is in :mod:`registry_drain.cli.drain.rotating`; here are their arguments.
 """
 
 from __future__ import annotations
@@ -8,10 +8,10 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from registry_drain.cli.arguments import CommandParser
-from registry_drain.cli.invocation import Document, Verdict, invoke
-from registry_drain.cli.options import add_consent, add_observe, add_output, add_selection
-from registry_drain.cli.output import Output
+from registry_drain.cli.choosing.options import add_consent, add_observe, add_output, add_selection
+from registry_drain.cli.command.arguments import CommandParser
+from registry_drain.cli.command.invocation import Document, Verdict, invoke
+from registry_drain.cli.command.output import Output
 
 _STATUSES = """\
 exit status:
@@ -67,7 +67,7 @@ def make_parser(program: str) -> CommandParser:
 
 def _rotate(options: argparse.Namespace, output: Output, document: Document) -> Verdict:
     # Here, so that the help loads no registry.
-    from registry_drain.cli.rotating import Request, Rotating
+    from registry_drain.cli.drain.rotating import Request, Rotating
     from registry_drain.clock import SYSTEM_CLOCK
     from registry_drain.registries.url import open_registry
 

@@ -17,7 +17,7 @@ LONGEST_WAIT = 86_400.0
 
 
 class CommandParser(argparse.ArgumentParser):
-    """An argument parser whose errors are :class:`ConfigurationError`, for :mod:`registry_drain.cli.invocation`."""
+    """An argument parser whose errors are :class:`ConfigurationError`."""
 
     def __init__(self, program: str, description: str, epilog: str = "") -> None:
         """Make the parser of ``program``; the epilog is printed as it stands."""

@@ -13,9 +13,9 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 
-from registry_drain.cli.arguments import CommandParser
-from registry_drain.cli.exit_status import ExitStatus, status_of_error
-from registry_drain.cli.output import Output
+from registry_drain.cli.command.arguments import CommandParser
+from registry_drain.cli.command.exit_status import ExitStatus, status_of_error
+from registry_drain.cli.command.output import Output
 from registry_drain.errors import RegistryDrainError
 
 SCHEMA_VERSION = 1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from registry_drain.cli.exit_status import ExitStatus, status_of_error, status_of_removal
+from registry_drain.cli.command.exit_status import ExitStatus, status_of_error, status_of_removal
 from registry_drain.errors import LiveOwnerError, RegistryDrainError
 from registry_drain.registries.base import RegistryEntry, Removal
 

@@ -6,9 +6,9 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from registry_drain.cli.output import Output
-from registry_drain.cli.patience import read_entries
-from registry_drain.cli.selection import Selection
+from registry_drain.cli.choosing.patience import read_entries
+from registry_drain.cli.choosing.selection import Selection
+from registry_drain.cli.command.output import Output
 from registry_drain.clock import Clock, Deadline
 from registry_drain.errors import ConfigurationError, InstanceNotFoundError
 from registry_drain.registries.base import Registry, RegistryEntry
@@ -64,8 +64,8 @@ def find(
 def _critical_for(
     registry: Registry, selection: Selection, seconds: float, deadline: Deadline, output: Output, *, observe: bool
 ) -> Found:
-    from registry_drain.cli.critical_since import CriticalSince
-    from registry_drain.cli.observation import observed, too_young
+    from registry_drain.cli.choosing.critical_since import CriticalSince
+    from registry_drain.cli.choosing.observation import observed, too_young
 
     timeout = deadline.remaining()
 

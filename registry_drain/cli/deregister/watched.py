@@ -5,13 +5,13 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Sequence
 
-from registry_drain.cli.comeback import who_brought_back
-from registry_drain.cli.entries import entry_document
-from registry_drain.cli.exit_status import ExitStatus
-from registry_drain.cli.invocation import Document
-from registry_drain.cli.outcome import Outcome
-from registry_drain.cli.output import Output
-from registry_drain.cli.watch_back import BackWatch, Return
+from registry_drain.cli.command.entries import entry_document
+from registry_drain.cli.command.exit_status import ExitStatus
+from registry_drain.cli.command.invocation import Document
+from registry_drain.cli.command.output import Output
+from registry_drain.cli.deregister.comeback import who_brought_back
+from registry_drain.cli.deregister.outcome import Outcome
+from registry_drain.cli.deregister.watch_back import BackWatch, Return
 from registry_drain.clock import Clock
 from registry_drain.errors import RegistryError
 from registry_drain.registries.base import Registry, RegistryEntry

@@ -1,0 +1,1 @@
+"""``registry-drain drain`` and ``undrain``: out of rotation and back, without removing."""

@@ -1,0 +1,1 @@
+"""``registry-drain list``: once, or live."""
