@@ -8,7 +8,8 @@ after here:
   ``main``") would pull the rug from under the drain. It is taken out of the loop, and put back and called when the stop
   has ended, like any handler that stood there before.
 - A handler is installed *after* ours, by the loop or by a library. It is found within :data:`LOOK_EVERY`, replaced by
-  ours, and called when the stop has ended.
+  ours, and called when the stop has ended. If it then calls ours, as the one that it found, or puts ours back and
+  raises the signal once more (uvicorn), the one from before is called: ours is no longer in between.
 - ``asyncio.run`` installs a handler of SIGINT that cancels the main task (3.11 and later). It stands there before ours
   and is put back, but not called, as Python's own SIGINT handler is not: the stop has been done.
 
@@ -37,6 +38,10 @@ class LoopSignals(StopSignals):
         super().__init__(target)
         self._loop = loop
         self._taken: dict[int, asyncio.Handle] = {}
+        self._below: dict[int, list[Handler]] = {}
+        """What later handlers have displaced together with ours, the oldest first."""
+        self._chaining: dict[int, Handler] = {}
+        """Later handlers that have called ours before we found them: they stand where they are."""
         self._is_installed = False
 
     def install(self) -> None:
@@ -49,7 +54,9 @@ class LoopSignals(StopSignals):
         """Put our handlers back where others have displaced them. To be called every :data:`LOOK_EVERY`."""
         for number in tuple(self._previous):
             handler = signal.getsignal(number)
-            if handler != self._handle:
+            calls_ours = number in self._chaining and handler == self._chaining[number]
+            if handler != self._handle and not calls_ours:
+                self._below.setdefault(number, []).append(self._previous[number])
                 self._previous[number] = handler
                 signal.signal(number, self._handle)
         self._take_from_loop()
@@ -81,9 +88,25 @@ class LoopSignals(StopSignals):
         """Nothing to say: :meth:`reinstall` finds them, and sets it right."""
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        # Whoever displaced us may call us as the handler that stood there before him, when the stop is over.
-        if self._is_installed:
-            super()._handle(number, frame)
+        if not self._is_installed:
+            self._pass_on(number, frame)
+            return
+        standing = signal.getsignal(number)
+        if standing != self._handle:
+            self._chaining[number] = standing
+        super()._handle(number, frame)
+
+    def _pass_on(self, number: int, frame: FrameType | None) -> None:
+        """Call what stood there before ours: whoever displaced us calls us, and the stop is over."""
+        below = self._below.get(number)
+        if not below:
+            return
+        handler = below.pop()  # so that it finds the next one, if it calls us as well
+        try:
+            if callable(handler) and self._is_chained(handler):
+                handler(number, frame)
+        finally:
+            below.append(handler)
 
 
 def _is_of_asyncio_run(handler: Handler) -> bool:

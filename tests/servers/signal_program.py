@@ -6,6 +6,7 @@ The handler from before is there in every case. CASE says what is installed when
 
 - ``before``: nothing.
 - ``chaining``: by ``signal.signal``, and calls the handler that it found, as libraries do that are to be polite.
+- ``chaining-at-once``, in a loop: the same, and the signal comes before anybody could notice.
 - ``displacing``: by ``signal.signal``, and calls nobody.
 - ``exiting``: the same, and raises SystemExit(7).
 - ``loop``, in a loop: by ``loop.add_signal_handler``; so is the one from before, as in ``before``.
@@ -76,7 +77,7 @@ def install_by_signal(case: str) -> None:
     def after(number: int, frame: FrameType | None) -> None:
         say("after")
         after_called.set()
-        if case == "chaining":
+        if case.startswith("chaining"):
             found(number, frame)
         if case == "exiting":
             raise SystemExit(7)
@@ -154,9 +155,7 @@ async def serve_in_loop(kind: str, case: str) -> int:
             loop.add_signal_handler(signal.SIGTERM, before)
         else:
             signal.signal(signal.SIGTERM, before)
-        service = AsyncService(
-            IN_LOOP[kind](), budget=BUDGET, observers=[lambda: say("observer")], sinks=[say_event]
-        )
+        service = AsyncService(IN_LOOP[kind](), budget=BUDGET, observers=[lambda: say("observer")], sinks=[say_event])
         running = asyncio.ensure_future(service.run())
         await service.wait_until_started()
         ours = signal.getsignal(signal.SIGTERM)
@@ -164,9 +163,10 @@ async def serve_in_loop(kind: str, case: str) -> int:
             loop.add_signal_handler(signal.SIGTERM, say, "after")
         elif case == "uvicorn":
             await bare.enter_async_context(bare_uvicorn("after"))
-        elif case in {"chaining", "displacing"}:
+        elif case not in {"before", "uvicorn-before"}:
             install_by_signal(case)
-        await ours_stand(ours, loop)
+        if case != "chaining-at-once":
+            await ours_stand(ours, loop)
         terminate(kind)
         report = await running
         say("returned")
