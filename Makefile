@@ -6,12 +6,14 @@ SHELL := bash
 .SHELLFLAGS := -o pipefail -ec
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-# Real servers, real time and two cores: suites side by side would only disturb each other.
+# Real servers, real time and two cores: suites side by side would only disturb each other. Inside one, most tests wait
+# for something, so two at a time take half as long; each class stays together, for its servers.
 .NOTPARALLEL:
 MAKEFLAGS += --no-print-directory
 
 # The Python of .venv: the newest supported one that works, unless told otherwise.
 PYTHON ?= $(shell .ci/pythons | head -n 1)
+PARALLEL := -n 2 --dist loadscope
 # More arguments for pytest, as in: make test-main ARGS='-k consul -x'
 ARGS ?=
 
@@ -23,7 +25,7 @@ CODE = $(wildcard registry_drain tests benchmarks examples)
 # pytest's output is shown and kept: `make test` repeats the closing lines of each run at its end.
 LOGGED = | tee $(LOGS)/$@.log
 
-.PHONY: help venv servers demo test test-main test-py-consul test-pythons test-wheel compose-test \
+.PHONY: help venv servers demo test test-main test-slow test-py-consul test-pythons test-wheel compose-test \
 	cluster-faults recap lint format bench clean
 
 help: ## show this
@@ -50,15 +52,19 @@ test: ## everything: real servers, py-consul, every Python found, the wheel
 	@rm -rf $(LOGS)
 	@# Each part runs even if an earlier one failed; the last line decides.
 	@failed=; \
-	for part in test-wheel test-main test-py-consul test-pythons; do \
+	for part in test-wheel test-main test-slow test-py-consul test-pythons; do \
 		$(MAKE) $$part || failed="$$failed $$part"; \
 	done; \
 	echo; .ci/recap; \
 	if [ -n "$$failed" ]; then echo "FAILED:$$failed"; exit 1; fi
 
-test-main: $(STAMP) servers ## the full suite on the main Python
+test-main: $(STAMP) servers ## the suite on the main Python
 	@mkdir -p $(LOGS)
-	@$(BIN)/python -m pytest -m 'not compose' $(ARGS) $(LOGGED)
+	@$(BIN)/python -m pytest -m 'not compose and not slow' $(PARALLEL) $(ARGS) $(LOGGED)
+
+test-slow: $(STAMP) servers ## and what puts processes under load, one test at a time
+	@mkdir -p $(LOGS)
+	@$(BIN)/python -m pytest -m 'slow and not compose' $(ARGS) $(LOGGED)
 
 # py-consul installs the same import name as python-consul, hence an environment of its own.
 $(PY_CONSUL)/.installed: pyproject.toml $(STAMP)
@@ -71,7 +77,7 @@ $(PY_CONSUL)/.installed: pyproject.toml $(STAMP)
 
 test-py-consul: $(PY_CONSUL)/.installed servers ## whatever concerns Consul and its client, with py-consul
 	@mkdir -p $(LOGS)
-	@$(PY_CONSUL)/bin/python -m pytest -k consul -m 'not slow and not compose' $(ARGS) $(LOGGED)
+	@$(PY_CONSUL)/bin/python -m pytest -k consul -m 'not slow and not compose' $(PARALLEL) $(ARGS) $(LOGGED)
 
 # One level of recursion per interpreter, so that each has its own stamp, log and outcome.
 test-pythons: $(STAMP) ## the suite without registries and load, on every other Python 3.10 to 3.13 found
@@ -96,7 +102,7 @@ test-pythons: $(STAMP) ## the suite without registries and load, on every other 
 .PRECIOUS: .cache/venvs/python-%/.installed
 test-python-%: .cache/venvs/python-%/.installed
 	@mkdir -p $(LOGS)
-	@$(<D)/bin/python -m pytest -m 'not consul and not zookeeper and not slow and not compose$(LESS)' $(ARGS) $(LOGGED)
+	@$(<D)/bin/python -m pytest -m 'not consul and not zookeeper and not slow and not compose$(LESS)' $(PARALLEL) $(ARGS) $(LOGGED)
 
 # The engine that was started for the tests is stopped after them, whatever became of them.
 compose-test: $(STAMP) ## docker-compose.yml, under load and faults; gets an engine where there is none

@@ -9,7 +9,7 @@ report, never the end of the stop.
 from __future__ import annotations
 
 import threading
-from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
 from functools import partial
@@ -217,6 +217,18 @@ class ShutdownNotifier:
             BoundedCall(name, _leaving(observer, deadline.with_headroom()), deadline, on_end=on_end)
             for name, observer in first
         ]
+
+    def begin_again(
+        self, calls: Sequence[BoundedCall[Removal]], deadline: Deadline, on_end: Callable[[], None]
+    ) -> dict[int, BoundedCall[Removal]]:
+        """Let those try once more whose removal ended in doubt; by position in ``calls``."""
+        with self._lock:
+            first = list(self._first)
+        return {
+            position: BoundedCall(name, _leaving(observer, deadline.with_headroom()), deadline, on_end=on_end)
+            for position, ((name, observer), call) in enumerate(zip(first, calls, strict=True))
+            if call.value is not None and call.value.outcome is RemovalOutcome.UNCONFIRMED
+        }
 
     def close(self) -> None:
         """Refuse further observers: the stop has begun."""

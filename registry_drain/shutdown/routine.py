@@ -91,6 +91,7 @@ class StopRoutine:
 
         self._soft_drains: list[BoundedCall[object]] = []
         self._leaving: list[BoundedCall[Removal]] = []
+        self._leaving_again: dict[int, BoundedCall[Removal]] = {}
         self._gone_at: float | None = None
         self._arrivals_when_gone = 0
         self._listener = ""
@@ -134,7 +135,7 @@ class StopRoutine:
             elapsed=self._clock.now() - self._started_at if phase.is_stopping else 0.0,
             is_hurried=self._hurried.is_set(),
             phases=phases,
-            removals=tuple(_removal_of(call) for call in self._leaving),
+            removals=tuple(self._removals()),
             listener=self._listener,
             late_arrivals=self._late_arrivals(),
             cut_off=self._cut_off,
@@ -300,7 +301,7 @@ class StopRoutine:
             events.logger.exception("the soft drain failed; removing at once")
         self._leaving = self.notifier.begin_first(self._until(deadline), self._nudge.set)
         self._await(self._leaving)
-        removals = [_removal_of(call) for call in self._leaving]
+        removals = self._removals()
         for removal in removals:
             self._emit(events.InstanceRemoved(removal))
         if not removals:
@@ -320,14 +321,29 @@ class StopRoutine:
         is_late = any(not call.is_done for call in self._leaving)
         return Outcome.TIMED_OUT if is_late else Outcome.FAILED, f"not proven gone: {', '.join(left)}"
 
+    def _removals(self) -> list[Removal]:
+        """Return what is known by now of each registration."""
+        again = {position: call.value for position, call in self._leaving_again.items()}
+        return [again.get(position) or _removal_of(call) for position, call in enumerate(self._leaving)]
+
     def _propagate(self, deadline: Deadline) -> tuple[Outcome, str]:
-        outcomes = {_removal_of(call).outcome for call in self._leaving}
+        outcomes = {removal.outcome for removal in self._removals()}
         if outcomes <= {RemovalOutcome.NOT_REGISTERED}:
             return Outcome.SKIPPED, "nothing was registered"
         if outcomes <= {RemovalOutcome.NOT_REGISTERED, RemovalOutcome.HANDED_OVER}:
             return Outcome.SKIPPED, "handed over: callers find the same address"
+        # A registry that elects a leader takes longer than deregistering may. Callers keep coming as long as it lists
+        # us, so that trying on costs nothing.
+        self._leaving_again = self.notifier.begin_again(self._leaving, deadline, self._nudge.set)
+        awaited = set(self._leaving_again)
         gone_at = self._clock.now() if self._gone_at is None else self._gone_at
         while True:
+            self._nudge.clear()
+            if self._hurried.is_set():
+                return Outcome.SKIPPED, "hurried"
+            for position in [each for each in awaited if self._leaving_again[each].is_done]:
+                awaited.discard(position)
+                gone_at = self._note_late_removal(self._leaving_again[position].value, gone_at)
             last_arrival_at = self._server.in_flight.last_arrival_at
             due_at = gone_at + self._budget.floor
             if last_arrival_at is not None:
@@ -337,8 +353,16 @@ class StopRoutine:
                 return Outcome.COMPLETED, ""
             if deadline.is_past:
                 return Outcome.TIMED_OUT, f"requests still arrived {now - (last_arrival_at or now):.3f} s ago"
-            if self._clock.wait(self._hurried, min(due_at, deadline.at) - now):
-                return Outcome.SKIPPED, "hurried"
+            Deadline(min(due_at, deadline.at), self._clock).wait(self._nudge)
+
+    def _note_late_removal(self, removal: Removal | None, gone_at: float) -> float:
+        """Tell of a removal that was proven only now; return when all that is gone was."""
+        if removal is None or not removal.is_gone:
+            return gone_at
+        self._emit(events.InstanceRemoved(removal))
+        self._arrivals_when_gone = self._server.in_flight.total
+        self._gone_at = max(gone_at, min(removal.confirmed_at or gone_at, self._clock.now()))
+        return self._gone_at
 
     def _close_listener(self, deadline: Deadline) -> tuple[Outcome, str]:
         closing = self._begin("close_listener", self._server.close_listener, deadline)

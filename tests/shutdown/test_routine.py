@@ -214,6 +214,67 @@ def test_a_backend_that_keeps_its_deadline_is_heard_before_the_phase_ends(stage:
     assert phase_report(report, Phase.DEREGISTERING).actual <= 5.0 - HEADROOM + 1e-6
 
 
+class _Doubtful:
+    """A registration whose registry elects a leader, for longer than deregistering may take."""
+
+    def __init__(self, stage: Stage, *, elected_after: float) -> None:
+        """Be registered."""
+        self._stage = stage
+        self._elected_at = stage.clock.now() + elected_after
+        self.gone = threading.Event()
+
+    def fence(self, deadline: Deadline) -> None:
+        """There is nothing to fence."""
+
+    def on_shutdown(self, deadline: Deadline) -> Removal:
+        """Remove it once there is a leader."""
+        clock = self._stage.clock
+        clock.wait(self._stage.released, min(self._elected_at, deadline.at) - clock.now())
+        if clock.now() < self._elected_at:
+            return Removal("me", "somewhere", RemovalOutcome.UNCONFIRMED, "no leader")
+        self.gone.set()
+        return Removal("me", "somewhere", RemovalOutcome.CONFIRMED, confirmed_at=clock.now())
+
+
+def _called_until_gone(stage: Stage, registration: _Doubtful, routine: StopRoutine) -> Callable[[], None]:
+    def call() -> None:
+        while not stage.clock.wait(registration.gone, 0.25) and routine.phase is not Phase.STOPPED:
+            stage.server.in_flight.end(stage.server.in_flight.begin("call"))
+
+    return call
+
+
+def test_what_is_in_doubt_is_tried_again_while_callers_still_come(stage: Stage) -> None:
+    """A leader is elected after 8 s of 5: callers notice, and the listener is closed when they have."""
+    routine = stage.routine(StopBudget(floor=1.0, quiet_period=1.0))
+    registration = _Doubtful(stage, elected_after=8.0)
+    routine.notifier.add_first(registration)
+    callers = stage.spawn(_called_until_gone(stage, registration, routine))
+    report = routine.stop()
+    callers.result()
+    (removal,) = report.removals
+    assert removal.outcome is RemovalOutcome.CONFIRMED
+    assert phase_report(report, Phase.DEREGISTERING).outcome is Outcome.FAILED
+    assert phase_report(report, Phase.PROPAGATING).outcome is Outcome.COMPLETED
+    assert stage.elapsed == pytest.approx(9.0, abs=0.1)
+    assert [each.removal.outcome for each in stage.events if isinstance(each, events.InstanceRemoved)] == [
+        RemovalOutcome.UNCONFIRMED,
+        RemovalOutcome.CONFIRMED,
+    ]
+    assert report.late_arrivals.count == 0
+
+
+def test_what_stays_in_doubt_costs_no_more_than_the_callers_do(stage: Stage) -> None:
+    """Nobody comes any more: the stop does not wait for the registry, and the report says what is in doubt."""
+    routine = stage.routine(StopBudget(floor=1.0, quiet_period=1.0))
+    routine.notifier.add_first(_Doubtful(stage, elected_after=60.0))
+    report = routine.stop()
+    assert report.removals[0].outcome is RemovalOutcome.UNCONFIRMED
+    assert report.removals[0].detail == "no leader"
+    assert phase_report(report, Phase.PROPAGATING).outcome is Outcome.COMPLETED
+    assert stage.elapsed == pytest.approx(6.0, abs=0.3)
+
+
 def test_a_removal_that_comes_back_late_is_still_in_the_report(stage: Stage) -> None:
     """Abandoned at 5 s, gone at 6 s, while the stop was still draining."""
     routine = stage.routine(NO_WAIT)
