@@ -85,7 +85,7 @@ test-pythons: $(STAMP) ## the suite without registries and load, on every other 
 	for python in $$(.ci/pythons); do \
 		if [ "$$($$python -c 'import sys; print(sys.version_info[:2])')" != "$$main" ]; then \
 			version=$$($$python -c 'import sys; print("%d.%d" % sys.version_info[:2])'); \
-			less=; [ "$$python" = "$$(.ci/pythons | tail -n 1)" ] || less=' and not server_contract'; \
+			less=; [ "$$python" = "$$(.ci/pythons | tail -n 1)" ] || less='and not server_contract'; \
 			$(MAKE) test-python-$$version OTHER=$$python LESS="$$less" || failed="$$failed $$version"; \
 		fi; \
 	done; \
@@ -102,7 +102,7 @@ test-pythons: $(STAMP) ## the suite without registries and load, on every other 
 .PRECIOUS: .cache/venvs/python-%/.installed
 test-python-%: .cache/venvs/python-%/.installed
 	@mkdir -p $(LOGS)
-	@$(<D)/bin/python -m pytest -m 'not consul and not zookeeper and not slow and not compose$(LESS)' $(PARALLEL) $(ARGS) $(LOGGED)
+	@$(<D)/bin/python -m pytest -m 'not consul and not zookeeper and not slow and not compose $(LESS)' $(PARALLEL) $(ARGS) $(LOGGED)
 
 # The engine that was started for the tests is stopped after them, whatever became of them.
 compose-test: $(STAMP) ## docker-compose.yml, under load and faults; gets an engine where there is none
