@@ -256,8 +256,14 @@ class Service:
             self._watchdog.disarm()
 
     def abandon_start(self) -> None:
-        """Leave nothing behind of a start that failed, least of all an entry in a registry."""
-        self.routine.hurry("start failed")
+        """Leave nothing behind of a start that failed, least of all an entry in a registry.
+
+        Where it listened already, somebody may have connected: through another registry, or to a socket that is shared.
+        """
+        if self._bound is None:
+            self.routine.hurry("start failed")
+        else:
+            self.routine.request_stop("start failed")
         self.routine.wait()
         self._close()
 
