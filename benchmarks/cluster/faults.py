@@ -15,14 +15,14 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from benchmarks.cluster.compose import Cluster, Container, docker
+from benchmarks.cluster.compose import Cluster, Container, DockerError, docker
 from benchmarks.cluster.stopping import Stopped, Stopping
 from registry_drain.clock import Deadline
 from registry_drain.registries.base import RegistryEntry
 from tests.support.processes import eventually
 
-HELD_S = 12.0
-"""Seconds that a fault without an end of its own lasts at least: longer than deregistering may take."""
+_STAYS_LOST_S = 3.0
+"""Seconds that the quorum stays lost after the instance has ended."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +57,19 @@ def _instance(cluster: Cluster, which: str) -> Container:
     return cluster.containers(f"calculator-{which}")[0]
 
 
+def _leader_killed(cluster: Cluster, which: str, leader_of: Callable[[Cluster], str]) -> Fault:
+    def course() -> tuple[Stopped, str]:
+        leader = cluster.container(leader_of(cluster))
+        stopping = Stopping(cluster, which, _instance(cluster, which))
+        _at_once(leader.kill, stopping.begin)
+        seen = stopping.seen()
+        leader.start()
+        stopping.start_again()
+        return seen, ""
+
+    return _measured(cluster, "leader killed during a deregistration", which, course)
+
+
 # --- ZooKeeper --------------------------------------------------------------------------------------------------------
 
 _ENSEMBLE = ("zookeeper-1", "zookeeper-2", "zookeeper-3")
@@ -76,7 +89,7 @@ def zookeeper_leader(cluster: Cluster) -> str:
 
 def _mode(container: Container) -> str:
     script = "exec 3<>/dev/tcp/127.0.0.1/2181 && echo srvr >&3 && cat <&3"
-    with contextlib.suppress(Exception):
+    with contextlib.suppress(DockerError):  # it is down, or does not answer
         for line in docker("exec", container.name, "bash", "-c", script).splitlines():
             if line.startswith("Mode: "):
                 return line.removeprefix("Mode: ")
@@ -85,17 +98,7 @@ def _mode(container: Container) -> str:
 
 def leader_of_the_ensemble_killed(cluster: Cluster) -> Fault:
     """The leader dies while an instance deregisters."""
-
-    def course() -> tuple[Stopped, str]:
-        leader = cluster.container(zookeeper_leader(cluster))
-        stopping = Stopping(cluster, "zookeeper", _instance(cluster, "zookeeper"))
-        _at_once(leader.kill, stopping.begin)
-        seen = stopping.seen()
-        leader.start()
-        stopping.start_again()
-        return seen, ""
-
-    return _measured(cluster, "leader killed during a deregistration", "zookeeper", course)
+    return _leader_killed(cluster, "zookeeper", zookeeper_leader)
 
 
 def member_partitioned(cluster: Cluster) -> Fault:
@@ -123,7 +126,7 @@ def quorum_lost(cluster: Cluster) -> Fault:
             member.kill()
         stopping.begin()
         stopping.await_exit()
-        time.sleep(HELD_S / 4)
+        time.sleep(_STAYS_LOST_S)
         restored_at = time.time()
         for member in members:
             member.start()
@@ -174,17 +177,7 @@ def consul_leader(cluster: Cluster) -> str:
 
 def leader_of_consul_killed(cluster: Cluster) -> Fault:
     """The leader dies while an instance deregisters."""
-
-    def course() -> tuple[Stopped, str]:
-        leader = cluster.container(consul_leader(cluster))
-        stopping = Stopping(cluster, "consul", _instance(cluster, "consul"))
-        _at_once(leader.kill, stopping.begin)
-        seen = stopping.seen()
-        leader.start()
-        stopping.start_again()
-        return seen, ""
-
-    return _measured(cluster, "leader killed during a deregistration", "consul", course)
+    return _leader_killed(cluster, "consul", consul_leader)
 
 
 def agent_killed_before_the_service(cluster: Cluster) -> Fault:

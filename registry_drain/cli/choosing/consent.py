@@ -13,7 +13,6 @@ import argparse
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from registry_drain.cli.choosing.options import add_consent as add_consent  # noqa: PLC0414 -- a help takes it from there
 from registry_drain.cli.choosing.selection import named
 from registry_drain.cli.command.exit_status import ExitStatus
 from registry_drain.cli.command.invocation import Verdict

@@ -11,7 +11,6 @@ import ipaddress
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from registry_drain.cli.choosing.options import add_selection as add_selection  # noqa: PLC0414 -- a help takes it from there
 from registry_drain.errors import ConfigurationError, InstanceNotFoundError
 from registry_drain.instance import format_endpoint, parse_endpoint
 from registry_drain.registries.base import RegistryEntry
