@@ -256,7 +256,7 @@ class _Tasks(queue.SimpleQueue[list[Any]]):
     A SimpleQueue, in C, for it is on the path of every request: what it saves over the library's Queue pays for ours.
     """
 
-    def put(self, item: list[Any], block: bool = True, timeout: float | None = None) -> None:  # noqa: FBT001, FBT002
+    def put(self, item: list[Any], *_: Any) -> None:
         """Put what the library makes of a message: processor, protocols, transport of the answer, callback."""
         ready = item[4]
         if ready is not None:
