@@ -6,7 +6,8 @@ that is a program, and a room of its own here; ``aiohttp`` is what to call in pl
 
 ``app`` is the wrapper, ``settings`` what it was told, ``lifespan`` the application's own; ``stop`` is the stop of one
 process; ``host`` finds out who the server is and how it is told to stop, ``server`` is its adapter; ``workers`` is what
-the worker processes of one supervisor know of each other, ``shared_registration`` the one registration that they have.
+the worker processes of one supervisor know of each other, ``shared_registration`` the one registration that they have,
+``kept`` what its keeper holds, and ``rejoining`` what they tell each other of an operator's removal.
 """
 
 from registry_drain.hosted.app import DrainedApp, drained

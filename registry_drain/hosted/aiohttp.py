@@ -48,6 +48,7 @@ def run_app(
     path: str | os.PathLike[str] | None = None,
     ssl_context: SSLContext | None = None,
     backlog: int = 128,
+    soft_drain: float = 0.0,
     print: Callable[..., None] | None = None,  # noqa: A002, ARG001 - web.run_app's
     **options: Any,
 ) -> ShutdownReport:
@@ -67,6 +68,7 @@ def run_app(
         path: a Unix socket's, instead of host and port.
         ssl_context: for HTTPS.
         backlog: connections that wait to be accepted.
+        soft_drain: see :func:`registry_drain.serve`.
         print: is not called: the log says where the server listens.
         options: of :class:`~registry_drain.servers.aiohttp_server.AiohttpServer`: ``readiness_path``, ``access_log``…
 
@@ -101,6 +103,7 @@ def run_app(
             tags=tags,
             budget=budget,
             observers=observers,
+            soft_drain=soft_drain,
         )
 
     return asyncio.run(serve_app())

@@ -19,12 +19,13 @@ import asyncio
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from registry_drain.clock import SYSTEM_CLOCK, Clock
+from registry_drain.clock import SYSTEM_CLOCK, Clock, Deadline
 from registry_drain.errors import ConfigurationError
 from registry_drain.hosted.host import Host
 from registry_drain.hosted.lifespan import InnerLifespan
 from registry_drain.hosted.settings import RegistryLike, Settings
 from registry_drain.hosted.stop import HostedStop
+from registry_drain.persistent_registration import REGISTER_TIMEOUT
 from registry_drain.servers.http.asgi import ASGIMiddleware
 from registry_drain.servers.http.asgi_types import ASGIApplication, Receive, Scope, Send
 from registry_drain.shutdown.budget import StopBudget
@@ -47,6 +48,7 @@ def drained(
     observers: Iterable[ShutdownObserver | Callable[[], object]] = (),
     sinks: Iterable[EventSink] = (log_event,),
     clock: Clock = SYSTEM_CLOCK,
+    soft_drain: float = 0.0,
     **middleware: Any,
 ) -> DrainedApp:
     """Wrap an ASGI application that a server's own command line runs, so that it stops without losing a request.
@@ -68,6 +70,7 @@ def drained(
         observers: told when the drain has ended, in each worker.
         sinks: are told each event; default: the log.
         clock: measures and passes all time.
+        soft_drain: see there; at least 1 s. Of several workers one does it, when all of them stop.
         middleware: options of :class:`~registry_drain.servers.http.ASGIMiddleware`.
 
     Raises:
@@ -87,6 +90,7 @@ def drained(
         tuple(observers),
         tuple(sinks),
         clock,
+        soft_drain,
     )
     return DrainedApp(app, settings, **middleware)
 
@@ -105,11 +109,26 @@ class DrainedApp:
         self._middleware = ASGIMiddleware(app, **middleware)
         self.in_flight = self._middleware.in_flight
         self._serve: ASGIApplication = self._middleware
+        self._stop: HostedStop | None = None
 
     @property
     def is_stopping(self) -> bool:
         """Whether the stop has begun: readiness checks should answer no."""
         return self.in_flight.stop_state.is_stopping
+
+    async def rejoin(self, timeout: float = REGISTER_TIMEOUT) -> tuple[str, ...]:
+        """Register again wherever an operator has removed this instance; return the URLs of those registries.
+
+        Any worker may be told; the one that keeps the registration does it. None is no error. In the application's
+        event loop; it takes ``timeout`` seconds at most.
+
+        Raises:
+            LiveOwnerError: the stop has begun, or a successor has the id.
+            RegistryError: of the first registry that could not be rejoined; the others were tried, too.
+        """
+        if self._stop is None:
+            return ()
+        return await asyncio.to_thread(self._stop.rejoin, Deadline.after(timeout, self._settings.clock))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request, WebSocket, or the lifespan."""
@@ -135,7 +154,7 @@ class DrainedApp:
             from registry_drain.servers.uvicorn_server.running import LastAnswerCloses
 
             self._serve = LastAnswerCloses(self._middleware)
-        stop = HostedStop(self._settings, host, self._middleware)
+        self._stop = stop = HostedStop(self._settings, host, self._middleware)
         await send(answer)
         await receive()
         stop.server_has_stopped()

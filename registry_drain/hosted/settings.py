@@ -12,8 +12,11 @@ from registry_drain.registries.base import Registry
 from registry_drain.shutdown.budget import StopBudget
 from registry_drain.shutdown.events import EventSink, log_event
 from registry_drain.shutdown.observers import ShutdownObserver
+from registry_drain.shutdown.routine import check_soft_drain
 
 RegistryLike = str | Registry
+LEAST_SOFT_DRAIN = 1.0
+"""Seconds: what workers need to say whether they leave, too, and what is left of it for callers."""
 
 
 @dataclass(frozen=True)
@@ -36,11 +39,18 @@ class Settings:
     observers: tuple[ShutdownObserver | Callable[[], object], ...] = ()
     sinks: tuple[EventSink, ...] = (log_event,)
     clock: Clock = SYSTEM_CLOCK
+    soft_drain: float = 0.0
 
     def __post_init__(self) -> None:
         """Check what can be checked before anything is started."""
         check_port(self.port)
         check_port(self.listen_port)
+        if 0 < self.soft_drain < LEAST_SOFT_DRAIN:
+            raise ConfigurationError(
+                f"soft_drain={self.soft_drain:g} s: must be 0 or at least {LEAST_SOFT_DRAIN:g} s under a server's own"
+                " command line, where workers first find out whether all of them leave"
+            )
+        check_soft_drain(self.soft_drain, self.budget)
         if not self.registries:
             return
         if not self.service:

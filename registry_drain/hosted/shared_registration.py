@@ -14,12 +14,18 @@ are not there        as the first; but a worker that ends *without a signal* has
                      instance listed for it
 ===================  ===============================================================================================
 
-A worker that is not the keeper and leaves with all the others waits for what the keeper says.
+A worker that is not the keeper and leaves with all the others waits for what the keeper says. A soft drain is the
+keeper's as well, and only if all leave: the others serve on meanwhile, as they wait.
+
+What an operator removes stays out, whichever worker found it out: the keeper writes it into the agreement, and who
+takes the keeping over does not register there. Any worker may be told to rejoin; the keeper does it. What was only lost
+is in no agreement, and registered again.
 
 Rules:
 
 1. Supervisors signal their workers one right after the other, so who is going to leave has been told within ``SETTLE``.
 2. Only a worker that serves takes the keeping over: nothing is registered by those that leave.
+3. Only the keeper's own thread writes what an operator removed, and rejoins: so neither overtakes the other.
 """
 
 from __future__ import annotations
@@ -27,9 +33,13 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from enum import Enum
 
 from registry_drain.clock import Clock, Deadline
+from registry_drain.errors import LiveOwnerError
+from registry_drain.hosted.kept import KeptRegistrations, RemovalListener
+from registry_drain.hosted.rejoining import ask_to_rejoin, note_removed, rejoin_kept
 from registry_drain.hosted.workers import Workers, WorkerState
 from registry_drain.instance import ServiceInstance
 from registry_drain.persistent_registration import PersistentRegistration
@@ -62,6 +72,7 @@ class SharedMembership:
         registries: where the instance is listed.
         clock: measures and passes time.
         has_stop_signal: whether this worker was told to stop; it may also be about to end by itself.
+        on_removed: told when this worker, being the keeper, finds out that an operator removed the instance.
     """
 
     def __init__(
@@ -71,13 +82,14 @@ class SharedMembership:
         clock: Clock,
         *,
         has_stop_signal: Callable[[], bool] = lambda: True,
+        on_removed: RemovalListener = lambda _event: None,
     ) -> None:
         self._workers = workers
         self._registries = list(registries)
         self._clock = clock
         self._instance: ServiceInstance | None = None
-        self._kept: dict[str, PersistentRegistration] = {}
-        self._results: dict[str, Removal] = {}
+        self._kept: KeptRegistrations | None = None
+        self._on_removed = on_removed
         self._leaving = threading.Event()
         self._lock = threading.Lock()
         self._departure: Departure | None = None
@@ -101,7 +113,10 @@ class SharedMembership:
     @property
     def is_keeper(self) -> bool:
         """Whether this worker has the registrations."""
-        return bool(self._kept)
+        return self._kept is not None
+
+    def _kept_at(self, url: str) -> PersistentRegistration | None:
+        return None if self._kept is None else self._kept.by_url[url]
 
     def closed(self) -> bool:
         """Note that this worker does not accept any more; return whether no other one does."""
@@ -117,25 +132,42 @@ class SharedMembership:
                 logger.exception("%r: trying again", self._workers)
 
     def _look(self) -> None:
-        me = self._workers.pid
+        kept = self._kept
+        removed = kept.removed if kept is not None else {}
+        out_of: set[str] = set()
+        to_rejoin: list[str] = []
         must_register = False
         with self._workers.agreement() as agreed:
             if self._leaving.is_set():
                 return
             # One that has removed the instance keeps nothing any more: whoever serves now is a new generation.
-            if agreed.keeper is None or (agreed.keeper != me and agreed.removals):
-                agreed.keeper, agreed.is_kept, agreed.removals = me, False, {}
-                must_register = True
-            elif agreed.keeper == me and not agreed.is_kept and self._kept:
-                agreed.is_kept = all(each.is_registered for each in self._kept.values())
+            if agreed.keeper is None or (agreed.keeper != self._workers.pid and agreed.removals):
+                agreed.keeper, agreed.is_kept, agreed.removals = self._workers.pid, False, {}
+                must_register, out_of = True, set(agreed.removed)
+            elif agreed.keeper == self._workers.pid and kept is not None:
+                note_removed(agreed, removed)
+                agreed.is_kept = agreed.is_kept or kept.is_settled(agreed.removed)
+                to_rejoin = [url for url, each in agreed.removed.items() if each.is_rejoin_asked]
         if must_register and self._instance is not None:
-            kept = {each.url: self._new_registration(each, self._instance) for each in self._registries}
-            self._kept = kept
-            for each in kept.values():
-                each.start()
+            for url in out_of:
+                logger.warning("worker %d keeps %s, which stays out of %s", self._workers.pid, self._instance, url)
+            self._kept = kept = KeptRegistrations(self._registries, self._instance, self._clock, self._on_removed)
+            kept.start(out_of)
+        elif kept is not None:
+            rejoin_kept(self._workers, kept, to_rejoin)
 
-    def _new_registration(self, registry: Registry, instance: ServiceInstance) -> PersistentRegistration:
-        return PersistentRegistration(registry.registration(instance), registry.url, self._clock)
+    # --- removed by an operator ---------------------------------------------------------------------------------------
+
+    def rejoin(self, deadline: Deadline) -> tuple[str, ...]:
+        """Have the keeper register again wherever an operator has removed the instance; return those URLs.
+
+        Raises:
+            LiveOwnerError: this worker is leaving, or a successor has the id.
+            RegistryError: of the first registry that could not be rejoined; the others were tried, too.
+        """
+        if self._leaving.is_set():
+            raise LiveOwnerError(f"{self._instance} is being stopped, and does not rejoin")
+        return ask_to_rejoin(self._workers, str(self._instance), deadline)
 
     # --- leaving ----------------------------------------------------------------------------------------------------
 
@@ -148,12 +180,36 @@ class SharedMembership:
         with self._lock, self._workers.agreement() as agreed:
             if agreed.states.get(self._workers.pid) is WorkerState.SERVING:
                 agreed.states[self._workers.pid] = WorkerState.LEAVING
+                # The last moment in which a registration that is gone was surely not removed by us.
+                if agreed.keeper == self._workers.pid and self._kept is not None:
+                    note_removed(agreed, self._kept.removed)
+
+    def can_leave_rotation(self, url: str) -> bool:
+        """Whether this worker has a registration at ``url`` that can be taken out of rotation."""
+        kept = self._kept_at(url)
+        return kept is not None and kept.can_leave_rotation
+
+    def leave_rotation(self, url: str, deadline: Deadline) -> bool:
+        """Take the instance out of rotation if all workers leave; return whether they do.
+
+        Raises:
+            RegistryError: that failed; the removal follows.
+        """
+        self.begin_leaving(deadline)
+        if self._departure is None and deadline.remaining() < SETTLE:
+            logger.warning("no soft drain at %s: too late to find out whether all workers leave", url)
+            return False
+        kept = self._kept_at(url)
+        if self._decide(deadline) is not Departure.ALL_LEAVE or kept is None:
+            return False
+        kept.leave_rotation(deadline)
+        return True
 
     def leave(self, url: str, deadline: Deadline) -> Removal:
         """Find out what this worker's leaving means, and do that to the registration at ``url``."""
         departure = self._decide(deadline)
         subject = str(self._instance)
-        kept = self._kept.get(url)
+        kept = self._kept_at(url)
         if departure is Departure.FOLLOWS:
             return self._followed(url, subject, deadline)
         if departure is Departure.SUCCEEDED:
@@ -169,6 +225,10 @@ class SharedMembership:
         if kept is None:
             return Removal(subject, url, RemovalOutcome.NOT_REGISTERED)
         removal = kept.on_shutdown(deadline)
+        if removal.outcome is RemovalOutcome.NOT_REGISTERED:
+            with self._workers.agreement() as agreed:
+                if url in agreed.removed:  # and it was another worker that had registered it
+                    removal = replace(removal, detail=agreed.removed[url].how)
         self._tell(url, removal)
         return removal
 
@@ -256,6 +316,15 @@ class SharedRegistration:
     def instance(self) -> str:
         """What it is about, for the report."""
         return self._describe()
+
+    @property
+    def can_leave_rotation(self) -> bool:
+        """Whether this worker may be the one that takes it out of rotation."""
+        return self._membership.can_leave_rotation(self._url)
+
+    def leave_rotation(self, deadline: Deadline) -> bool:
+        """Take it out of rotation; False: others go on serving, and it stays."""
+        return self._membership.leave_rotation(self._url, deadline)
 
     def fence(self, deadline: Deadline) -> None:
         """Take nothing over from now on. What is kept is fenced when it is known who else leaves."""

@@ -11,11 +11,11 @@ from typing import Any
 from registry_drain.clock import Deadline
 from registry_drain.errors import RegistryDrainError
 from registry_drain.hosted.host import Host
+from registry_drain.hosted.kept import KeptRegistrations
 from registry_drain.hosted.server import HostedServer
 from registry_drain.hosted.settings import RegistryLike, Settings
 from registry_drain.hosted.shared_registration import Departure, SharedMembership, SharedRegistration
 from registry_drain.hosted.workers import Workers
-from registry_drain.persistent_registration import PersistentRegistration
 from registry_drain.phases import Phase
 from registry_drain.registries.base import Registry, Removal
 from registry_drain.registries.url import open_registry
@@ -64,8 +64,10 @@ class HostedStop:
             clock=settings.clock,
             sinks=settings.sinks,
             watchdog=self._watchdog,
+            soft_drain=settings.soft_drain,
         )
         self._membership: SharedMembership | None = None
+        self._kept: KeptRegistrations | None = None
         self._opened: list[Registry] = []
         host.put_in_front(self)
         threading.Thread(target=self._register, name="registry-drain-register", daemon=True).start()
@@ -115,17 +117,18 @@ class HostedStop:
         instance = settings.instance(address)
         registries = [self._open(each) for each in settings.registries]
         if not self._host.has_supervisor:
-            registrations = [
-                PersistentRegistration(each.registration(instance), each.url, settings.clock) for each in registries
-            ]
-            for registration in registrations:
+            self._kept = kept = KeptRegistrations(registries, instance, settings.clock, self._routine.tell)
+            for registration in kept.by_url.values():
                 self._notifier.add_first(registration)
-            for registration in registrations:
-                registration.start()
+            kept.start()
             return
         workers = Workers(settings.service, settings.port, os.getppid())
         membership = SharedMembership(
-            workers, registries, settings.clock, has_stop_signal=lambda: self._host.has_stop_signal
+            workers,
+            registries,
+            settings.clock,
+            has_stop_signal=lambda: self._host.has_stop_signal,
+            on_removed=self._routine.tell,
         )
         for registry in registries:
             first = _Leaving(self, membership, SharedRegistration(membership, registry, lambda: str(instance)))
@@ -140,6 +143,12 @@ class HostedStop:
         opened = open_registry(registry, self._settings.clock)
         self._opened.append(opened)
         return opened
+
+    def rejoin(self, deadline: Deadline) -> tuple[str, ...]:
+        """Register again wherever an operator has removed the instance; see :meth:`DrainedApp.rejoin`."""
+        if self._membership is not None:
+            return self._membership.rejoin(deadline)
+        return () if self._kept is None else self._kept.rejoin_all(deadline)
 
     def departed(self, departure: Departure | None) -> None:
         """Take note of what this worker's leaving means."""
@@ -194,6 +203,18 @@ class _Leaving:
         self._stop, self._membership, self._registration = stop, membership, registration
         self.instance = registration.instance
         self.fence = registration.fence
+
+    @property
+    def can_leave_rotation(self) -> bool:
+        """Whether it is this worker that keeps it."""
+        return self._registration.can_leave_rotation
+
+    def leave_rotation(self, deadline: Deadline) -> bool:
+        """Leave the rotation, and take note of who else leaves."""
+        try:
+            return self._registration.leave_rotation(deadline)
+        finally:
+            self._stop.departed(self._membership.departure)
 
     def on_shutdown(self, deadline: Deadline) -> Removal:
         """Leave, and take note."""

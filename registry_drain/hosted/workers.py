@@ -11,6 +11,9 @@ Rules:
 2. The directory belongs to one supervisor, by its pid, and one service and port. Whoever finds nobody alive there
    begins anew: it may be left from another process with that pid.
 3. Nobody waits for the lock without end: a worker that is frozen (SIGSTOP) while it holds it must not stop the others.
+4. What an operator has removed outlives all the workers, as long as their supervisor runs: those that it starts next
+   must respect it. The supervisor is known by its pid and its start; where the system does not tell that (no
+   ``/proc``), the removal is forgotten with the last worker.
 """
 
 from __future__ import annotations
@@ -45,6 +48,21 @@ class WorkerState(Enum):
 
 
 @dataclass
+class OperatorsRemoval:
+    """An operator took the instance out of one registry.
+
+    Attributes:
+        how: when and how that was found out.
+        is_rejoin_asked: whether a worker was told to rejoin, and the keeper has not done so yet.
+        failure: why the last try to rejoin did not work: the error's class, and its message.
+    """
+
+    how: str
+    is_rejoin_asked: bool = False
+    failure: tuple[str, str] | None = None
+
+
+@dataclass
 class Agreement:
     """What the living workers agree on.
 
@@ -53,12 +71,14 @@ class Agreement:
         keeper: the worker that keeps the registration; None if nobody does.
         is_kept: whether the keeper's registration has reached every registry.
         removals: by registry: outcome, detail, and when it was confirmed, once the instance has left them all.
+        removed: by registry, what an operator took out; also that of workers that are gone.
     """
 
     states: dict[int, WorkerState] = field(default_factory=dict)
     keeper: int | None = None
     is_kept: bool = False
     removals: dict[str, tuple[str, str, float | None]] = field(default_factory=dict)
+    removed: dict[str, OperatorsRemoval] = field(default_factory=dict)
 
     def others_serve(self, pid: int) -> bool:
         """Whether a worker but ``pid`` serves, and was not told to stop."""
@@ -83,6 +103,7 @@ class Workers:
         self._directory = base / f"{supervisor}-{port}-{service}"
         for each in (base, self._directory):
             _make_private(each)
+        self._supervisor = _incarnation(supervisor)
         self.pid = os.getpid()
         self._mine: int | None = None
 
@@ -113,9 +134,9 @@ class Workers:
         try:
             _lock(lock)
             agreed = self._read()
-            before = _as_text(agreed)
+            before = self._as_text(agreed)
             yield agreed
-            after = _as_text(agreed)
+            after = self._as_text(agreed)
             if after != before:
                 self._write(after)
         finally:
@@ -127,11 +148,32 @@ class Workers:
         except (FileNotFoundError, ValueError):
             return Agreement()
         states = {int(pid): WorkerState(state) for pid, state in data["states"].items() if self._is_alive(int(pid))}
+        # Without a name for the supervisor nobody knows whose workers those were.
+        is_ours = bool(self._supervisor) and data.get("supervisor") == self._supervisor
+        removed = {
+            url: OperatorsRemoval(how, is_asked, (failure[0], failure[1]) if failure else None)
+            for url, (how, is_asked, failure) in data.get("removed", {}).items()
+            if states or is_ours
+        }
         if not states:
-            return Agreement()
+            return Agreement(removed=removed)
         keeper = data["keeper"] if data["keeper"] in states else None
         removals = {url: (outcome, detail, at) for url, (outcome, detail, at) in data["removals"].items()}
-        return Agreement(states, keeper, data["is_kept"] and keeper is not None, removals)
+        return Agreement(states, keeper, data["is_kept"] and keeper is not None, removals, removed)
+
+    def _as_text(self, agreed: Agreement) -> str:
+        return json.dumps(
+            {
+                "supervisor": self._supervisor,
+                "states": {str(pid): state.value for pid, state in agreed.states.items()},
+                "keeper": agreed.keeper,
+                "is_kept": agreed.is_kept,
+                "removals": agreed.removals,
+                "removed": {
+                    url: (each.how, each.is_rejoin_asked, each.failure) for url, each in agreed.removed.items()
+                },
+            }
+        )
 
     def _write(self, text: str) -> None:
         new = self._directory / f"agreement.{self.pid}"
@@ -184,12 +226,12 @@ def _try_lock(descriptor: int) -> bool:
     return True
 
 
-def _as_text(agreed: Agreement) -> str:
-    return json.dumps(
-        {
-            "states": {str(pid): state.value for pid, state in agreed.states.items()},
-            "keeper": agreed.keeper,
-            "is_kept": agreed.is_kept,
-            "removals": agreed.removals,
-        }
-    )
+def _incarnation(pid: int) -> str:
+    """Return what no other process has had since this system was started, nor will; empty if that is unknown."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+        # proc(5): the 22nd field is the start; the second one is a name in parentheses, which may hold anything.
+        started_at = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
+        return f"{boot} {pid} {started_at[19]}"
+    except (OSError, IndexError):
+        return ""

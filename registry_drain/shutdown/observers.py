@@ -59,8 +59,11 @@ class RotatingObserver(FirstObserver, Protocol):
         """Whether there is anything to leave, now."""
         ...
 
-    def leave_rotation(self, deadline: Deadline) -> None:
-        """Let callers leave it out, while it stays listed. May raise: the removal follows all the same."""
+    def leave_rotation(self, deadline: Deadline) -> bool | None:
+        """Let callers leave it out, while it stays listed. May raise: the removal follows all the same.
+
+        False: there was nothing to leave, after all, and nothing is said about it.
+        """
         ...
 
 

@@ -69,7 +69,7 @@ class StopRoutine:
         """Serve until told to stop; nothing starts yet."""
         self._server = server
         self._budget = budget or StopBudget()
-        self._soft_drain = _checked_soft_drain(soft_drain, self._budget)
+        self._soft_drain = check_soft_drain(soft_drain, self._budget)
         self.notifier = notifier or ShutdownNotifier(reserved=self._budget.part("notify"))
         self._clock = clock
         self._sinks = tuple(sinks)
@@ -289,6 +289,8 @@ class StopRoutine:
         until = deadline.capped(min(self._soft_drain, deadline.remaining() / 2))
         self._soft_drains = self.notifier.begin_soft_drain(until, self._nudge.set)
         self._await(self._soft_drains)
+        # One that finds, when it looks, that its entry is to stay as it is has left nothing.
+        self._soft_drains = [call for call in self._soft_drains if call.value is not False]
         for call in self._soft_drains:
             self._emit(events.LeftRotation(_soft_drain_of(call)))
         if any(call.outcome.is_fine for call in self._soft_drains):
@@ -472,7 +474,12 @@ class StopRoutine:
                 events.logger.exception("event sink %r failed", sink)
 
 
-def _checked_soft_drain(seconds: float, budget: StopBudget) -> float:
+def check_soft_drain(seconds: float, budget: StopBudget) -> float:
+    """Return ``seconds``.
+
+    Raises:
+        ConfigurationError: they are more than half of the budget's ``deregister``, or negative.
+    """
     most = budget.part("deregister") / 2
     if not 0 <= seconds <= most:
         raise ConfigurationError(

@@ -1,4 +1,7 @@
-"""Applications that echo a request's body, for gunicorn's workers. ``?3.5`` makes them take so many seconds."""
+"""Applications that echo a request's body, for gunicorn's workers. ``?3.5`` makes them take so many seconds.
+
+``/pid`` is answered by the worker's; ``/rejoin``, by the WSGI one, tells the service to rejoin.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,8 @@ import time
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
+from registry_drain.hosted.gunicorn import rejoin
+
 WORK_S = 0.002
 
 
@@ -16,6 +21,8 @@ def wsgi(environ: dict[str, Any], start_response: Callable[..., object]) -> Iter
     body: bytes = environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
     if environ["PATH_INFO"] == "/pid":
         body = str(os.getpid()).encode()
+    if environ["PATH_INFO"] == "/rejoin":
+        rejoin()
     time.sleep(float(environ.get("QUERY_STRING") or WORK_S))
     start_response("200 OK", [("Content-Type", "text/plain"), ("Content-Length", str(len(body)))])
     return [body]

@@ -24,10 +24,11 @@ _PATIENT = ["--timeout-worker-healthcheck", "60"]
 class HostedService:
     """One command line with its registry; a context that ends it."""
 
-    def __init__(self, kind: str, directory: Path) -> None:
+    def __init__(self, kind: str, directory: Path, *, registry_url: str = "", soft_drain: float = 0.0) -> None:
         """Start it."""
         self.port = free_port()
-        self.registry = open_registry(f"local://{directory}/registry")
+        registry_url = registry_url or f"local://{directory}/registry"
+        self.registry = open_registry(registry_url)
         self.gate = directory / "gate"
         command = {
             "uvicorn": ["uvicorn", "--factory", _APP, "--port", str(self.port)],
@@ -41,7 +42,8 @@ class HostedService:
         }[kind]
         env = dict(
             os.environ,
-            SERVICE_REGISTRY=f"local://{directory}/registry",
+            SERVICE_REGISTRY=registry_url,
+            SERVICE_SOFT_DRAIN=str(soft_drain),
             SERVICE_PORT=str(self.port),
             SERVICE_GATE=str(self.gate),
             PYTHONPATH=str(REPOSITORY),

@@ -1,6 +1,7 @@
 """The application that the tests' command lines run: an echo, with words that ask for more.
 
-``pid`` is answered by the process' id; ``wait`` is answered when the file named by ``SERVICE_GATE`` is there.
+``pid`` is answered by the process' id; ``wait`` is answered when the file named by ``SERVICE_GATE`` is there;
+``rejoin`` tells the service to, and is answered by the registries.
 """
 
 from __future__ import annotations
@@ -17,6 +18,9 @@ from tests.servers.asgi_echo import read_body, respond
 
 BUDGET = StopBudget(grace_period=20.0, deregister=5.0, floor=0.3, quiet_period=0.1, ceiling=0.8)
 
+APPS: list[DrainedApp] = []
+"""What this process serves."""
+
 
 async def echo(scope: Scope, receive: Receive, send: Send) -> None:
     """Serve a request; there is no lifespan."""
@@ -27,12 +31,21 @@ async def echo(scope: Scope, receive: Receive, send: Send) -> None:
         gate = Path(os.environ["SERVICE_GATE"])
         while not gate.exists():  # noqa: ASYNC110, ASYNC240 - another process opens it
             await asyncio.sleep(0.01)
+    if body == b"rejoin":
+        body = " ".join(await APPS[0].rejoin()).encode()
     await respond(send, str(os.getpid()).encode() if body == b"pid" else body)
 
 
 def new_app() -> DrainedApp:
     """Return the application, as the environment says."""
     logging.basicConfig(level=logging.INFO)
-    return drained(
-        echo, os.environ["SERVICE_REGISTRY"], service="hosted", port=int(os.environ["SERVICE_PORT"]), budget=BUDGET
+    app = drained(
+        echo,
+        os.environ["SERVICE_REGISTRY"],
+        service="hosted",
+        port=int(os.environ["SERVICE_PORT"]),
+        budget=BUDGET,
+        soft_drain=float(os.environ.get("SERVICE_SOFT_DRAIN", "0")),
     )
+    APPS.append(app)
+    return app

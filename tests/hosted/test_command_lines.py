@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from benchmarks.rolling_restart.clients.http import Client
+from registry_drain import Deadline
 from tests.hosted.running import PATIENCE, Callers, HostedService
 from tests.support.processes import eventually
+from tests.support.zookeeper_process import ZooKeeperServer
 
 pytestmark = pytest.mark.slow
 
@@ -104,3 +109,41 @@ def test_a_hypercorn_worker_says_that_it_cannot_be_drained(tmp_path: Path) -> No
     """In one line, at the start, and not by lost requests at the first deploy."""
     with HostedService("hypercorn-worker", tmp_path) as service:
         service.process.wait_output("start hypercorn with --workers 0", timeout=PATIENCE)
+
+
+def agreement(directory: Path) -> dict[str, Any]:
+    """Return what the workers of the only service with that directory agree on."""
+    (path,) = directory.glob("registry-drain-*/*/agreement")
+    agreed: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return agreed
+
+
+def test_an_operators_removal_survives_the_keeper_until_it_is_told_otherwise(
+    tmp_path: Path, zookeeper_server: ZooKeeperServer, unique: str
+) -> None:
+    """Whichever worker is told; and the stop in the end takes the instance out of rotation first."""
+    url = f"{zookeeper_server.url}/{unique}?layout=curator"
+    with HostedService("uvicorn-workers", tmp_path, registry_url=url, soft_drain=2.0) as service:
+        service.started()
+        eventually(lambda: len(service.workers()) == 2, timeout=PATIENCE, because="two workers")
+        service.registry.remove(service.entries[0], Deadline.after(PATIENCE), force=True)
+        service.process.wait_output("stays out of", timeout=PATIENCE)
+        eventually(lambda: agreement(tmp_path)["removed"], timeout=PATIENCE, because="the workers agree on it")
+        keeper = agreement(tmp_path)["keeper"]
+        os.kill(keeper, signal.SIGKILL)
+        service.process.wait_output("which stays out of", timeout=PATIENCE)
+        assert service.entries == []
+        with contextlib.closing(Client(("127.0.0.1", service.port))) as client:
+            assert client.call(b"rejoin").decode() == service.registry.url
+        (entry,) = service.entries
+        assert entry.health in {"", "passing"}
+        service.process.signal(signal.SIGTERM)
+        eventually(
+            lambda: [each.health for each in service.entries] == ["maintenance"],
+            timeout=PATIENCE,
+            because="listed, and out of rotation",
+        )
+        assert service.process.wait(timeout=PATIENCE) == 0
+        assert service.entries == []
+        output = service.process.output()
+        assert output.count("soft drain    hosted-") == 1, output

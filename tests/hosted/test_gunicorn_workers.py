@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from registry_drain import Deadline, open_registry
 from tests.hosted.gunicorn_bench import (
     LISTED_AND_GONE,
     LISTED_ONCE,
@@ -20,6 +21,7 @@ from tests.hosted.gunicorn_bench import (
     stopped,
 )
 from tests.support.processes import eventually
+from tests.support.zookeeper_process import ZooKeeperServer
 
 pytestmark = pytest.mark.slow
 
@@ -134,3 +136,42 @@ def test_the_master_is_killed(tmp_path: Path) -> None:
             timeout=40,
             because="no worker outlives its master",
         )
+
+
+def test_recycling_brings_back_nothing_that_an_operator_removed(
+    tmp_path: Path, unique: str, zookeeper_server: ZooKeeperServer
+) -> None:
+    """A request of any worker can; and the stop takes the instance out of rotation before it removes it."""
+    url = f"{zookeeper_server.url}/{unique}?layout=curator"
+    gunicorn = Gunicorn(tmp_path, registry_url=url, service=unique, arguments="soft_drain=1.5")
+    registry = open_registry(url)
+
+    def states() -> list[str]:
+        return [entry.health for entry in registry.entries(unique, Deadline.after(20))]
+
+    try:
+        eventually(states, timeout=40, because="it is listed")
+        (entry,) = registry.entries(unique, Deadline.after(20))
+        registry.remove(entry, Deadline.after(20), force=True)
+        gunicorn.process.wait_output("stays out of", timeout=40)
+        before = gunicorn.children()
+        gunicorn.process.signal(signal.SIGHUP)
+        eventually(lambda: not before & gunicorn.children(), timeout=40, because="the workers are replaced")
+        gunicorn.request()
+        assert states() == []
+        gunicorn.request("/rejoin")
+        eventually(lambda: states() == [""], timeout=40, because="it was told otherwise")
+        gunicorn.process.signal(signal.SIGTERM)
+        eventually(lambda: states() == ["maintenance"], timeout=40, because="listed, and out of rotation")
+        output = gunicorn.wait_stopped()
+        assert "soft drain    " in output
+        assert states() == []
+    finally:
+        registry.close()
+        gunicorn.process.kill()
+
+
+def test_a_soft_drain_that_does_not_fit_is_refused_at_the_start(tmp_path: Path) -> None:
+    """In one line, before anything is opened."""
+    gunicorn = Gunicorn(tmp_path, arguments="soft_drain=9.0")
+    assert "soft_drain=9 s: must be between 0 and" in gunicorn.wait_stopped()

@@ -7,21 +7,25 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
 from registry_drain import Deadline, ServiceInstance, open_registry
 from registry_drain.clock import SYSTEM_CLOCK
-from registry_drain.errors import ConfigurationError
-from registry_drain.hosted.shared_registration import Departure, SharedMembership
+from registry_drain.errors import ConfigurationError, LiveOwnerError, RegistryTimeoutError
+from registry_drain.hosted import drained
+from registry_drain.hosted.shared_registration import Departure, SharedMembership, SharedRegistration
 from registry_drain.hosted.workers import Workers
 from registry_drain.registries.base import Registry, Removal, RemovalOutcome
+from registry_drain.registries.local.registry import LocalRegistration
+from registry_drain.shutdown.events import RemovedByOperator
 from registry_drain.testing.bench import Call
 from tests.support.processes import eventually
 
 PATIENCE = 20.0
-SUPERVISOR = 4242
 INSTANCE = ServiceInstance("shared", "127.0.0.1", 9000)
 
 
@@ -32,9 +36,16 @@ class Worker:
         """Join."""
         self.is_told = True
         self.registry = registry
-        self.workers = Workers("shared", 9000, SUPERVISOR, base=directory)
+        self.heard: list[RemovedByOperator] = []
+        self.workers = Workers("shared", 9000, os.getpid(), base=directory)
         self.workers.pid = pid
-        self.membership = SharedMembership(self.workers, [registry], SYSTEM_CLOCK, has_stop_signal=lambda: self.is_told)
+        self.membership = SharedMembership(
+            self.workers,
+            [registry],
+            SYSTEM_CLOCK,
+            has_stop_signal=lambda: self.is_told,
+            on_removed=self.heard.append,
+        )
         self.membership.start(INSTANCE)
 
     def crash(self) -> None:
@@ -66,7 +77,7 @@ def registry(tmp_path: Path) -> Registry:
 
 @pytest.fixture
 def new_worker(tmp_path: Path, registry: Registry) -> Iterator[Callable[[int], Worker]]:
-    """Give a factory of workers, by pid."""
+    """Give a factory of workers, by pid; this process is their supervisor."""
     made: list[Worker] = []
 
     def new(pid: int) -> Worker:
@@ -165,7 +176,7 @@ def test_a_lone_worker_that_is_recycled_leaves_the_instance_listed(
 
 def test_a_worker_that_was_told_before_it_had_joined_registers_nothing(registry: Registry, tmp_path: Path) -> None:
     """A stop during the start: never registered, never joined."""
-    workers = Workers("shared", 9000, SUPERVISOR, base=tmp_path / "workers")
+    workers = Workers("shared", 9000, os.getpid(), base=tmp_path / "workers")
     membership = SharedMembership(workers, [registry], SYSTEM_CLOCK)
     membership.begin_leaving(Deadline.after(PATIENCE))
     membership.start(INSTANCE)
@@ -179,7 +190,7 @@ def test_what_another_supervisor_with_the_pid_left_is_not_believed(
     registry: Registry, new_worker: Callable[[int], Worker], tmp_path: Path
 ) -> None:
     """Nobody of those is alive."""
-    stale = Workers("shared", 9000, SUPERVISOR, base=tmp_path / "workers")
+    stale = Workers("shared", 9000, os.getpid(), base=tmp_path / "workers")
     stale.pid = 7
     stale.join()
     with stale.agreement() as agreed:
@@ -195,3 +206,247 @@ def test_a_directory_of_somebody_else_is_refused(tmp_path: Path) -> None:
     (tmp_path / "workers").symlink_to("/")
     with pytest.raises(ConfigurationError, match="belongs to somebody else"):
         Workers("shared", 9000, os.getpid(), base=tmp_path / "workers")
+
+
+# --- removed by an operator -------------------------------------------------------------------------------------------
+
+
+def take_out(registry: Registry, worker: Worker) -> None:
+    """Remove the instance as an operator does, and wait until the workers have agreed on that."""
+    (entry,) = registry.entries("shared", Deadline.after(PATIENCE))
+    registry.remove(entry, Deadline.after(PATIENCE), force=True)
+    eventually(lambda: is_out(worker), because="the workers agree that an operator removed it")
+
+
+def is_out(worker: Worker) -> bool:
+    """Return whether the workers have agreed that an operator removed the instance."""
+    with worker.workers.agreement() as agreed:
+        return worker.registry.url in agreed.removed
+
+
+def stop_thread(worker: Worker) -> None:
+    """Let a worker do nothing any more, without saying so."""
+    worker.membership._leaving.set()
+    worker.membership._thread.join()
+
+
+def test_a_recycled_keeper_does_not_bring_back_what_an_operator_removed(
+    registry: Registry, new_worker: Callable[[int], Worker]
+) -> None:
+    """Whoever takes the keeping over registers nothing, and the stop in the end is a clean one."""
+    first = new_worker(1)
+    eventually(lambda: keeping(first), because="the first one keeps it")
+    second = new_worker(2)
+    take_out(registry, first)
+    assert [event.registry for event in first.heard] == [registry.url]
+    assert first.left().is_gone
+    first.membership.end()
+    eventually(lambda: keeping(second), because="the second one keeps what there is to keep")
+    assert not is_listed(registry)
+    removal = second.left()
+    assert removal.outcome is RemovalOutcome.NOT_REGISTERED
+    assert "removed by an operator" in removal.detail
+    assert second.heard == [], "it is said once"
+
+
+def test_a_crashed_keeper_does_not_bring_it_back(registry: Registry, new_worker: Callable[[int], Worker]) -> None:
+    """Nor does the second generation after it."""
+    first = new_worker(1)
+    eventually(lambda: keeping(first), because="the first one keeps it")
+    second = new_worker(2)
+    take_out(registry, first)
+    for crashed, successor in ((first, second), (second, new_worker(3))):
+        stop_thread(crashed)
+        crashed.crash()
+        eventually(partial(keeping, successor), because="the next one keeps it")
+        assert not is_listed(registry)
+
+
+def test_it_stays_out_when_all_workers_are_replaced_by_one_supervisor(
+    registry: Registry, new_worker: Callable[[int], Worker], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A lone worker that is recycled has nobody to tell but the next one; those of a new supervisor start anew."""
+    first = new_worker(1)
+    eventually(lambda: keeping(first), because="the first one keeps it")
+    take_out(registry, first)
+    first.is_told = False
+    first.left()
+    first.membership.end()
+    second = new_worker(2)
+    eventually(lambda: keeping(second), because="the new one keeps what there is to keep")
+    assert not is_listed(registry)
+    second.left()
+    second.membership.end()
+    monkeypatch.setattr("registry_drain.hosted.workers._incarnation", lambda pid: f"a later process with pid {pid}")
+    restarted = new_worker(3)
+    eventually(lambda: keeping(restarted), because="the service was started anew")
+    assert is_listed(registry)
+
+
+def test_a_removal_that_nobody_has_noticed_before_a_hand_over_is_noticed_then(
+    registry: Registry, new_worker: Callable[[int], Worker]
+) -> None:
+    """Between two looks of the keeper."""
+    first = new_worker(1)
+    eventually(lambda: keeping(first), because="the first one keeps it")
+    second = new_worker(2)
+    stop_thread(first)
+    (entry,) = registry.entries("shared", Deadline.after(PATIENCE))
+    registry.remove(entry, Deadline.after(PATIENCE), force=True)
+    first.left()
+    eventually(lambda: keeping(second), because="the second one keeps it")
+    assert not is_listed(registry)
+
+
+@pytest.mark.parametrize("asked", [1, 2])
+@pytest.mark.parametrize("is_keeper_new", [False, True])
+def test_any_worker_may_be_told_to_rejoin(
+    registry: Registry, new_worker: Callable[[int], Worker], asked: int, *, is_keeper_new: bool
+) -> None:
+    """The keeper does it, whether it has found the removal out or has taken it over; afterwards all is as ever."""
+    first = new_worker(1)
+    eventually(lambda: keeping(first), because="the first one keeps it")
+    workers = {1: first, 2: new_worker(2)}
+    take_out(registry, first)
+    if is_keeper_new:
+        first.left()
+        first.membership.end()
+        workers[1] = new_worker(3)
+        eventually(lambda: keeping(workers[2]) or keeping(workers[1]), because="another one keeps it")
+    deadline = Deadline.after(PATIENCE)
+    assert workers[asked].membership.rejoin(deadline) == (registry.url,)
+    assert is_listed(registry)
+    assert workers[asked].membership.rejoin(deadline) == (), "there is nothing to rejoin any more"
+    assert not is_out(workers[asked])
+    take_out(registry, workers[2])
+
+
+def test_what_was_only_lost_is_registered_again(registry: Registry, new_worker: Callable[[int], Worker]) -> None:
+    """A keeper that dies takes its entry along; nobody meant that."""
+    first = new_worker(1)
+    eventually(lambda: keeping(first), because="the first one keeps it")
+    second = new_worker(2)
+    stop_thread(first)
+    kept = first.membership._kept
+    assert kept is not None
+    kept.by_url[registry.url].on_shutdown(Deadline.after(PATIENCE))
+    assert not is_listed(registry)
+    first.crash()
+    eventually(lambda: keeping(second), because="the second one keeps it")
+    assert is_listed(registry)
+
+
+def test_a_successor_that_has_the_id_is_not_displaced_by_rejoining(
+    registry: Registry, new_worker: Callable[[int], Worker]
+) -> None:
+    """Whoever keeps it now; and it may be told again."""
+    first = new_worker(1)
+    eventually(lambda: keeping(first), because="the first one keeps it")
+    second = new_worker(2)
+    take_out(registry, first)
+    first.left()
+    first.membership.end()
+    eventually(lambda: keeping(second), because="the second one keeps it")
+    other = registry.registration(INSTANCE)
+    other.register(Deadline.after(PATIENCE))
+    with pytest.raises(LiveOwnerError, match="has the id now"):
+        second.membership.rejoin(Deadline.after(PATIENCE))
+    assert other.is_registered
+    assert other.on_shutdown(Deadline.after(PATIENCE)).is_gone
+    assert second.membership.rejoin(Deadline.after(PATIENCE)) == (registry.url,)
+
+
+def test_nobody_rejoins_who_leaves_or_whom_nobody_answers(
+    registry: Registry, new_worker: Callable[[int], Worker]
+) -> None:
+    """One line each, and the request is not left behind for a later keeper."""
+    first = new_worker(1)
+    eventually(lambda: keeping(first), because="the first one keeps it")
+    second = new_worker(2)
+    take_out(registry, first)
+    stop_thread(first)
+    with pytest.raises(RegistryTimeoutError, match="no worker has rejoined"):
+        second.membership.rejoin(Deadline.after(0.3))
+    with pytest.raises(LiveOwnerError, match="is being stopped"):
+        first.membership.rejoin(Deadline.after(PATIENCE))
+    with second.workers.agreement() as agreed:
+        assert not agreed.removed[registry.url].is_rejoin_asked
+
+
+# --- the soft drain ---------------------------------------------------------------------------------------------------
+
+
+class RotatingLocal(LocalRegistration):
+    """A registration that can leave the rotation, and says that it has."""
+
+    drained_at: ClassVar[list[str]] = []
+
+    def leave_rotation(self, deadline: Deadline) -> None:
+        """Note it."""
+        assert not deadline.is_past
+        self.drained_at.append(self.instance.id)
+
+
+@pytest.fixture
+def rotating(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Let the registry's registrations have a state out of rotation; give the list of those that went there."""
+    monkeypatch.setattr("registry_drain.registries.local.registry.LocalRegistration", RotatingLocal)
+    monkeypatch.setattr(RotatingLocal, "drained_at", [])
+    return RotatingLocal.drained_at
+
+
+def shared(worker: Worker) -> SharedRegistration:
+    """Return what the stop routine sees of a worker."""
+    return SharedRegistration(worker.membership, worker.registry, lambda: str(INSTANCE))
+
+
+def test_the_keeper_drains_softly_when_all_leave(
+    registry: Registry, new_worker: Callable[[int], Worker], rotating: list[str]
+) -> None:
+    """Once, by the keeper; the other one waits for the removal, serving."""
+    first = new_worker(1)
+    eventually(lambda: keeping(first), because="the first one keeps it")
+    second = new_worker(2)
+    assert shared(first).can_leave_rotation
+    assert not shared(second).can_leave_rotation
+    following = second.leaving()
+    assert shared(first).leave_rotation(Deadline.after(PATIENCE))
+    assert rotating == [INSTANCE.id]
+    assert is_listed(registry)
+    assert following.is_alive()
+    assert first.left().outcome is RemovalOutcome.CONFIRMED
+    assert following.result(PATIENCE, "following").outcome is RemovalOutcome.CONFIRMED
+
+
+def test_a_keeper_that_leaves_alone_drains_nothing(new_worker: Callable[[int], Worker], rotating: list[str]) -> None:
+    """The instance goes on in rotation, served by the others."""
+    first = new_worker(1)
+    eventually(lambda: keeping(first), because="the first one keeps it")
+    second = new_worker(2)
+    assert shared(first).leave_rotation(Deadline.after(PATIENCE)) is False
+    assert first.left().outcome is RemovalOutcome.SUCCESSOR
+    assert keeping(second)
+    assert rotating == []
+
+
+def test_too_little_time_to_find_out_who_leaves_is_no_decision(
+    new_worker: Callable[[int], Worker], rotating: list[str]
+) -> None:
+    """The removal finds it out then."""
+    first = new_worker(1)
+    eventually(lambda: keeping(first), because="the first one keeps it")
+    assert shared(first).leave_rotation(Deadline.after(0.1)) is False
+    assert first.membership.departure is None
+    assert first.left().outcome is RemovalOutcome.CONFIRMED
+    assert rotating == []
+
+
+@pytest.mark.parametrize("seconds", [0.5, -1.0, 3.0])
+def test_a_soft_drain_that_cannot_work_is_refused_at_once(seconds: float) -> None:
+    """Too short for workers to agree, negative, or longer than half of the budget's part."""
+
+    async def app(*_: object) -> None: ...
+
+    with pytest.raises(ConfigurationError, match="soft_drain="):
+        drained(app, port=8000, soft_drain=seconds)
+    drained(app, port=8000, soft_drain=2.0)

@@ -25,7 +25,7 @@ class Rotating:
         self.can_leave_rotation = can
         self.instance = "one"
 
-    def leave_rotation(self, deadline: Deadline) -> None:
+    def leave_rotation(self, deadline: Deadline) -> bool | None:
         """Do so, or what the test asks for."""
         self._stage.note(f"out at {self._stage.elapsed:g}")
         assert not deadline.is_past
@@ -33,6 +33,7 @@ class Rotating:
             self._stage.hang()
         if self._fails:
             raise RegistryUnavailableError("no leader")
+        return None
 
     def fence(self, deadline: Deadline) -> None:
         """Note it."""
@@ -44,6 +45,15 @@ class Rotating:
         assert not deadline.is_past
         self._stage.note(f"removed at {self._stage.elapsed:g}")
         return Removal("one", "fake://", RemovalOutcome.CONFIRMED, confirmed_at=self._stage.clock.now())
+
+
+class Unneeded(Rotating):
+    """One that finds nothing to leave."""
+
+    def leave_rotation(self, deadline: Deadline) -> bool:
+        """Look, and leave it."""
+        super().leave_rotation(deadline)
+        return False
 
 
 def stop(stage: Stage, *registrations: Rotating, soft_drain: float = 2.0) -> tuple[StopRoutine, ShutdownReport]:
@@ -92,6 +102,14 @@ def test_what_cannot_leave_is_removed_at_once(stage: Stage) -> None:
     _, report = stop(stage, Rotating(stage, can=False))
     assert registry_steps(stage) == ["fence at 0", "removed at 0"]
     assert report.is_clean
+
+
+def test_what_finds_nothing_to_leave_is_removed_at_once(stage: Stage) -> None:
+    """Several workers share it, and the others go on: nothing was drained, and nothing is said to have been."""
+    _, report = stop(stage, Unneeded(stage))
+    assert registry_steps(stage) == ["out at 0", "fence at 0", "removed at 0"]
+    assert report.soft_drains == ()
+    assert not any(isinstance(event, LeftRotation) for event in stage.events)
 
 
 def test_a_failure_is_reported_and_costs_nothing(stage: Stage) -> None:

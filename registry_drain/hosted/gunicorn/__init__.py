@@ -5,6 +5,6 @@ in the workers; ``server`` is the adapter, ``signals`` the master's handlers, ``
 its listener, and ``board`` the memory that they share. gunicorn itself is not imported: it imports us.
 """
 
-from registry_drain.hosted.gunicorn.config import drain, is_stopping
+from registry_drain.hosted.gunicorn.config import drain, is_stopping, rejoin
 
-__all__ = ["drain", "is_stopping"]
+__all__ = ["drain", "is_stopping", "rejoin"]

@@ -29,7 +29,7 @@ ENTRIES = 64
 
 _WORD = 8
 _HEADER_WORDS = 8
-_PHASE, _CUT_OFF_AT = 0, 1
+_PHASE, _CUT_OFF_AT, _REJOIN = range(3)
 _SERVING, _DELISTED = Phase.SERVING.value, Phase.PROPAGATING.value
 _SLOT_WORDS = 8
 _TOLD, _READY, _LEFT, _TOTAL, _LAST_ARRIVAL, _UNNAMED = range(6)
@@ -165,6 +165,16 @@ class Board:
         """Note, in the master, where its stop is."""
         self.floats[_CUT_OFF_AT] = math.nan if cut_off_at is None else cut_off_at
         self.ints[_PHASE] = phase.value
+
+    def ask_to_rejoin(self) -> None:
+        """Note, in any process, that an operator's removal is over. The one word that has several writers."""
+        self.ints[_REJOIN] = 1
+
+    def take_rejoin(self) -> bool:
+        """Return, in the master, whether that was noted since the last call."""
+        is_asked = bool(self.ints[_REJOIN])
+        self.ints[_REJOIN] = 0
+        return is_asked
 
     def take(self) -> WorkerSlot:
         """Return a free slot, for a worker that is about to be forked.

@@ -15,6 +15,7 @@ from registry_drain.registries.base import Registry
 from registry_drain.shutdown.budget import StopBudget
 from registry_drain.shutdown.events import EventSink, log_event
 from registry_drain.shutdown.observers import ShutdownObserver
+from registry_drain.shutdown.routine import check_soft_drain
 
 logger = logging.getLogger(__name__)
 
@@ -54,6 +55,7 @@ def drain(
     sinks: Iterable[EventSink] = (log_event,),
     health_check_paths: Iterable[str] = (),
     readiness_path: str = "",
+    soft_drain: float = 0.0,
 ) -> None:
     """Make this gunicorn leave its registries before it stops, and lose no request. The last line of the configuration.
 
@@ -83,12 +85,14 @@ def drain(
         sinks: see there; called in the master.
         health_check_paths: exact paths whose requests are no sign that callers still know this instance.
         readiness_path: a path that is answered here: 200, and 503 once the stop has begun.
+        soft_drain: see :func:`registry_drain.serve`.
 
     Raises:
-        ConfigurationError: there is a registry and no name for the service.
+        ConfigurationError: there is a registry and no name for the service, or ``soft_drain`` does not fit the budget.
     """
     if registry and not service:
         raise ConfigurationError("drain(): a registry is given, but no service= name to register under")
+    check_soft_drain(soft_drain, budget or StopBudget())
     settings = Settings(
         registry=registry,
         service={
@@ -98,6 +102,7 @@ def drain(
             "instance_id": instance_id,
             "metadata": dict(metadata or {}),
             "tags": tuple(tags),
+            "soft_drain": soft_drain,
         },
         listeners={"observers": tuple(observers), "sinks": tuple(sinks)},
         budget=budget or StopBudget(),
@@ -117,6 +122,19 @@ def drain(
 def is_stopping() -> bool:
     """Whether the stop of this gunicorn has begun; in the master and in every worker. False without :func:`drain`."""
     return _Process.integration is not None and _Process.integration.is_stopping
+
+
+def rejoin() -> None:
+    """Register again wherever an operator has removed this gunicorn; in the master, or in a request of any worker.
+
+    Returns at once: the master does it within some tenths of a second, and its log says what became of it.
+
+    Raises:
+        ConfigurationError: this process is no gunicorn with :func:`drain`.
+    """
+    if _Process.integration is None:
+        raise ConfigurationError("rejoin(): this process is no gunicorn whose configuration calls drain()")
+    _Process.integration.rejoin()
 
 
 def _set_hooks(namespace: MutableMapping[str, Any], ours: Integration) -> None:

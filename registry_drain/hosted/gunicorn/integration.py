@@ -24,7 +24,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-from registry_drain.errors import RegistryDrainError
+from registry_drain.errors import RegistryDrainError, RegistryError
 from registry_drain.hosted.gunicorn.board import Board
 from registry_drain.hosted.gunicorn.server import GunicornServer
 from registry_drain.hosted.gunicorn.signals import STOP_SIGNALS, MasterSignals
@@ -39,6 +39,8 @@ OURS = "is_registry_drain"
 """An attribute of our hooks, by which they are told from the user's."""
 _EXIT_LIMIT = 3.0
 """Seconds that the exit waits for a stop which is over but for its report."""
+_REJOIN_LOOK = 0.2
+"""Seconds between two looks of the master whether a worker wants it to rejoin."""
 
 
 @dataclass(frozen=True)
@@ -117,6 +119,23 @@ class Integration:
         self._watch_arbiter(arbiter, service)
         signals.install()
         threading.Thread(target=self._run, args=(service, signals), name="registry-drain-gunicorn", daemon=True).start()
+        threading.Thread(
+            target=self._rejoin_when_asked, args=(service,), name="registry-drain-rejoin", daemon=True
+        ).start()
+
+    def _rejoin_when_asked(self, service: Service) -> None:
+        while not self._has_ended.wait(_REJOIN_LOOK):
+            if not self._board.take_rejoin():
+                continue
+            try:
+                if not service.rejoin():
+                    logger.info("registry_drain: told to rejoin, and no operator has removed %s", service)
+            except RegistryError as error:
+                logger.warning("registry_drain: told to rejoin, and could not: %s", error)
+
+    def rejoin(self) -> None:
+        """Have the master register again wherever an operator has removed the instance; in any process."""
+        self._board.ask_to_rejoin()
 
     def _check_instance(self, server: GunicornServer) -> None:
         if not self.settings.registry:
