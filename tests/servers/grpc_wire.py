@@ -17,6 +17,10 @@ import h2.config
 import h2.connection
 import h2.events
 
+from registry_drain.clock import Deadline, SystemClock
+from registry_drain.testing.bench import Call
+from tests.support.processes import eventually
+
 METHOD = "/echo.Echo/Call"
 TIMEOUT_S = 20.0
 _FRAME_HEAD, _GOAWAY = 9, 7
@@ -80,6 +84,10 @@ class WireClient:
 
     def send(self, payload: bytes) -> None:
         """Send one request."""
+        self.send_half(payload)()
+
+    def send_half(self, payload: bytes) -> Callable[[], None]:
+        """Send the first half of one request; return what sends the other."""
         headers = [
             (":method", "POST"),
             (":scheme", "http"),
@@ -88,13 +96,22 @@ class WireClient:
             ("te", "trailers"),
             ("content-type", "application/grpc"),
         ]
+        message = struct.pack("!BI", 0, len(payload)) + payload
+        half = len(message) // 2
         with self._news:
             stream = self._h2.get_next_available_stream_id()
             self._asked.append(stream)
             self._bodies[stream] = b""
             self._h2.send_headers(stream, headers)
-            self._h2.send_data(stream, struct.pack("!BI", 0, len(payload)) + payload, end_stream=True)
+            self._h2.send_data(stream, message[:half])
             self._flush()
+
+        def send_rest() -> None:
+            with self._news:
+                self._h2.send_data(stream, message[half:], end_stream=True)
+                self._flush()
+
+        return send_rest
 
     def receive(self) -> bytes:
         """Return the answer to the oldest request that has none."""
@@ -168,6 +185,40 @@ class WireClient:
         if self._reader.is_alive():
             self._reader.join(TIMEOUT_S)
         self._sock.close()
+
+
+class LookingClock(SystemClock):
+    """The real clock, which counts how often somebody has waited.
+
+    Attributes:
+        waits: so often.
+    """
+
+    waits = 0
+
+    def wait(self, event: threading.Event, timeout: float | None = None) -> bool:
+        """Wait, and count it."""
+        is_set = super().wait(event, timeout)
+        self.waits += 1
+        return is_set
+
+
+def assert_a_request_that_arrives_slowly_is_served(server: Any, address: tuple[str, int]) -> None:
+    """Drain a server that has taken a call whose message is still arriving, and is told of no other."""
+    client, clock = WireClient(address), LookingClock()
+    client.send(b"first")  # so that the connection is up, and the half below is all that is on its way
+    assert client.receive() == b"first"
+    send_rest = client.send_half(b"slow")
+    eventually(lambda: server.in_flight.total == 1)
+    server.close_listener(Deadline.after(TIMEOUT_S))
+    draining = Call(lambda: server.drain(Deadline.after(TIMEOUT_S, clock)))
+    eventually(lambda: client.is_told_to_leave)
+    looks = clock.waits + 5
+    eventually(lambda: clock.waits >= looks or not draining.is_alive())
+    send_rest()
+    assert client.receive() == b"slow"
+    assert draining.result(TIMEOUT_S, "drain")
+    client.close()
 
 
 @contextlib.contextmanager

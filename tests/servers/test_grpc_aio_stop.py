@@ -16,9 +16,14 @@ from registry_drain import Deadline
 from registry_drain.errors import ConfigurationError
 from registry_drain.phases import Phase
 from registry_drain.servers.current_request import is_draining, name_request
-from registry_drain.servers.grpc_server import AioDrainInterceptor, AioGrpcServer, DrainInterceptor
+from registry_drain.servers.grpc_server import AioDrainInterceptor, AioGrpcServer, DrainInterceptor, adapter
 from registry_drain.testing.bench import Call
-from tests.servers.grpc_wire import METHOD, IgnoringClient, channel_to
+from tests.servers.grpc_wire import (
+    METHOD,
+    IgnoringClient,
+    assert_a_request_that_arrives_slowly_is_served,
+    channel_to,
+)
 from tests.servers.test_grpc_aio_server import _poller, echo_service, new_server
 from tests.support.processes import eventually
 
@@ -105,8 +110,16 @@ def test_every_kind_of_handler_is_counted_and_finished() -> None:
         assert (join.result(), list(chat)) == (b"12", [b"1", b"2"])
 
 
+def test_a_request_that_arrives_slowly_is_served(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As with the sync server."""
+    monkeypatch.setattr(adapter, "ANSWER_PATIENCE", 0.0)
+    server = new_server(echo_service(lambda payload: payload))
+    with started(server) as address:
+        assert_a_request_that_arrives_slowly_is_served(server, address)
+
+
 def test_handlers_that_are_no_coroutines_run_in_threads() -> None:
-    """As they did before, in the loop's default pool."""
+    """As they did before, in the loop's default pool; when they have ended, with an error too, nothing is left."""
 
     def call(request: bytes, _context: Any) -> bytes:
         name_request(f"call of {request.decode()}")
@@ -116,7 +129,11 @@ def test_handlers_that_are_no_coroutines_run_in_threads() -> None:
         for turn in range(int(request)):
             yield str(turn).encode()
 
+    def fail(_request: bytes, _context: Any) -> bytes:
+        raise ValueError("on purpose")
+
     handlers = {
+        "Fail": grpc.unary_unary_rpc_method_handler(fail),
         "Call": grpc.unary_unary_rpc_method_handler(call),
         "Count": grpc.unary_stream_rpc_method_handler(count),
     }
@@ -124,8 +141,11 @@ def test_handlers_that_are_no_coroutines_run_in_threads() -> None:
     with started(server) as address, channel_to(address) as channel:
         assert channel.unary_unary("/echo.Echo/Call")(b"1") == b"1"
         assert list(channel.unary_stream("/echo.Echo/Count")(b"3")) == [b"0", b"1", b"2"]
+        with pytest.raises(grpc.RpcError, match="on purpose"):
+            channel.unary_unary("/echo.Echo/Fail")(b"1")
         eventually(lambda: not server.in_flight.count)
-        assert server.in_flight.total == 2
+        assert server.in_flight.total == 3
+        eventually(lambda: not server.has_calls())
         server.close_listener(soon())
         assert server.drain(soon())
 

@@ -10,6 +10,7 @@ import grpc
 
 from registry_drain.servers.base import DrainableServer
 from registry_drain.servers.grpc_server import DrainInterceptor, GrpcServer
+from registry_drain.servers.grpc_server.departure import IDLE_QUIET
 from registry_drain.servers.in_flight import InFlightRequest
 from registry_drain.testing.server_contract import ServerContract
 from tests.servers.grpc_wire import METHOD, WireClient, echo_service
@@ -29,13 +30,19 @@ class EchoServer(GrpcServer):
 
 
 def new_server(
-    serve: Callable[[bytes], bytes], *, threads: int = 32, options: list[tuple[str, int]] | None = None, **settings: Any
+    serve: Callable[[bytes], bytes],
+    *,
+    threads: int = 32,
+    options: list[tuple[str, int]] | None = None,
+    idle_quiet: float = IDLE_QUIET,
+    **settings: Any,
 ) -> EchoServer:
     """Make an echo server, on a free port."""
     interceptor, pool = DrainInterceptor(**settings), ThreadPoolExecutor(threads)
     server = grpc.server(pool, interceptors=[interceptor], options=options)
     server.add_generic_rpc_handlers([echo_service(serve)])
-    ours = EchoServer(server, interceptor, port=server.add_insecure_port("127.0.0.1:0"), options=options or ())
+    port = server.add_insecure_port("127.0.0.1:0")
+    ours = EchoServer(server, interceptor, port=port, options=options or (), idle_quiet=idle_quiet)
     ours.pool, ours.grpc_server = pool, server
     return ours
 

@@ -21,11 +21,18 @@ from registry_drain.servers.current_request import is_draining, time_left
 from registry_drain.servers.grpc_server import (
     DrainInterceptor,
     GrpcServer,
+    adapter,
     age_misfits,
     connection_age_options,
 )
 from registry_drain.testing.bench import Call
-from tests.servers.grpc_wire import IgnoringClient, WireClient, channel_to, echo_service
+from tests.servers.grpc_wire import (
+    IgnoringClient,
+    WireClient,
+    assert_a_request_that_arrives_slowly_is_served,
+    channel_to,
+    echo_service,
+)
 from tests.servers.test_grpc_server import EchoServer, new_server
 from tests.support.processes import eventually
 from tests.support.tls_files import TlsFiles
@@ -152,7 +159,7 @@ def test_clients_that_ignore_the_registry_lose_nothing_with_a_connection_age() -
 
 def test_without_an_age_clients_that_never_pause_do_not_keep_the_server(caplog: pytest.LogCaptureFixture) -> None:
     """They would call for ever: the drain goes on after a while, and says what to set."""
-    server = new_server(echo)
+    server = new_server(echo, idle_quiet=0.9)  # longer than any pause that a busy machine makes
     with started(server) as address:
         client = IgnoringClient(address)
         eventually(lambda: client.answered > 5)
@@ -185,6 +192,14 @@ def test_a_client_that_does_not_read_does_not_hold_up_the_stop() -> None:
         draining = Call(lambda: server.drain(Deadline.after(10.0)))
         assert draining.result(PATIENCE, "drain"), "nothing was in flight, so the drain is complete"
         client.close()
+
+
+def test_a_request_that_arrives_slowly_is_served(monkeypatch: pytest.MonkeyPatch) -> None:
+    """GRPC has taken the call, and no handler runs yet: that is not a server at rest."""
+    monkeypatch.setattr(adapter, "ANSWER_PATIENCE", 0.0)
+    server = new_server(echo)
+    with started(server) as address:
+        assert_a_request_that_arrives_slowly_is_served(server, address)
 
 
 def test_a_stream_learns_that_the_server_drains() -> None:

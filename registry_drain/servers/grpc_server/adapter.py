@@ -72,6 +72,10 @@ class GrpcAdapter(abc.ABC):
         """How many connections are open."""
         return 0 if self._ports is None else self._ports.connections()
 
+    @abc.abstractmethod
+    def has_calls(self) -> bool:
+        """Whether gRPC has calls to finish: those that still arrive, and answers that still leave, are among them."""
+
     def close_listener(self, deadline: Deadline) -> ListenerClosure:
         """Stop accepting; what is in the backlog is served. See :meth:`DrainableServer.close_listener`."""
         # Held during the whole close: it guards only that two of them do not interleave.
@@ -123,7 +127,7 @@ class GrpcAdapter(abc.ABC):
         while not self._ended.is_set():
             if deadline.is_past:
                 return False
-            if not self._calls.is_all_sent or self.in_flight.count:
+            if self.has_calls() or self.in_flight.count:
                 patient_until = time.monotonic() + ANSWER_PATIENCE
             elif time.monotonic() >= patient_until:
                 self._cancel()

@@ -9,29 +9,20 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import aclosing, contextmanager
+from contextlib import aclosing
 from typing import Any
 
 import grpc
 import grpc.aio
 
 from registry_drain.clock import SYSTEM_CLOCK, Clock
-from registry_drain.servers.grpc_server.counting import (
-    HEALTH,
-    STREAM_ENDED,
-    TRAILER,
-    Calls,
-    Handler,
-    behavior_of,
-    rebuilt,
-)
-from registry_drain.servers.grpc_server.health import handlers_of, new_servicer
-from registry_drain.servers.in_flight import InFlight
+from registry_drain.servers.grpc_server.counting import STREAM_ENDED, TRAILER, Calls
+from registry_drain.servers.grpc_server.health import HEALTH
+from registry_drain.servers.grpc_server.interception import Handler, Interception, behavior_of, rebuilt
 
 
-class AioDrainInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc is not annotated
+class AioDrainInterceptor(Interception, grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc is not annotated
     """Give it to ``grpc.aio.server(interceptors=[...])``, first in the list, and to the adapter. One per server.
 
     Args:
@@ -43,32 +34,28 @@ class AioDrainInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # 
 
     Raises:
         MissingExtraError: grpcio-health-checking is not installed.
+
+    Attributes:
+        tasks: those of calls, from when gRPC has taken them until the core has let go of them; not of health checks.
     """
 
     def __init__(
         self, *, health: Any = None, end_streams_after: float | None = None, clock: Clock = SYSTEM_CLOCK
     ) -> None:
-        self.calls = Calls(clock, end_streams_after)
-        self.health = new_servicer(is_async=True) if health is None else health
+        super().__init__(health, end_streams_after, clock, is_async=True)
         self.tasks: set[asyncio.Task[Any]] = set()
-        self._own_health = handlers_of(self.health) if health is None else {}
-
-    @property
-    def in_flight(self) -> InFlight:
-        """The server's requests, named by full method (``/package.Service/Method``)."""
-        return self.calls.in_flight
+        self._forget_task = self.tasks.discard
 
     async def intercept_service(self, continuation: Callable[[Any], Awaitable[Handler]], details: Any) -> Handler:
         """See :meth:`grpc.aio.ServerInterceptor.intercept_service`."""
-        handler = await continuation(details)
         name: str = details.method
-        if name.startswith(HEALTH):
-            handler = handler or self._own_health.get(name)
-            return handler and self.calls.wrapped(handler, name, self._watching)
-        if handler is None:
-            return None
-        self.calls.taken_at = time.monotonic()
-        return self.calls.wrapped(handler, name, self._counting)
+        stand_in = self._stand_in_for(await continuation(details), name)
+        if stand_in is not None and not name.startswith(HEALTH):
+            task = asyncio.current_task()
+            assert task is not None  # noqa: S101 - a call is a task
+            self.tasks.add(task)
+            task.add_done_callback(self._forget_task)
+        return stand_in
 
     def _counting(self, handler: Handler, name: str) -> Handler:
         behavior = behavior_of(handler)
@@ -82,8 +69,9 @@ class AioDrainInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # 
         calls = self.calls
 
         async def generate(request: Any, context: Any) -> AsyncIterator[Any]:
-            with self._counted(name, context):
-                ending = _Ending(calls, is_stream=True)
+            call = calls.begin(name, context)
+            try:
+                ending = _Ending(calls)
                 with ending:
                     async with aclosing(behavior(request, context)) as messages:
                         async for message in messages:
@@ -92,28 +80,32 @@ class AioDrainInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # 
                                 ending.is_due = True
                                 break
                 await ending.say(context)
+            finally:
+                calls.end(call)
 
         return generate
 
     def _awaiting(self, behavior: Callable[..., Any], name: str, *, is_stream: bool) -> Callable[..., Any]:
-        if not is_stream or self.calls.end_streams_after is None:
+        calls = self.calls
 
-            async def await_answer(request: Any, context: Any) -> Any:
-                with self._counted(name, context):
-                    return await behavior(request, context)
+        async def await_answer(request: Any, context: Any) -> Any:
+            call = calls.begin(name, context)
+            try:
+                return await behavior(request, context)
+            finally:
+                calls.end(call)
 
-            return await_answer
-
-        async def answer(request: Any, context: Any) -> Any:
-            with self._counted(name, context):
-                ending = _Ending(self.calls, is_stream=is_stream)
-                answered = None
+        async def await_stream(request: Any, context: Any) -> Any:
+            call = calls.begin(name, context)
+            try:
+                ending = _Ending(calls)
                 with ending:
-                    answered = await behavior(request, context)
+                    return await behavior(request, context)
                 await ending.say(context)
-                return answered
+            finally:
+                calls.end(call)
 
-        return answer
+        return await_stream if is_stream else await_answer
 
     def _in_thread(self, behavior: Callable[..., Any], name: str, *, is_stream: bool) -> Callable[..., Any]:
         calls = self.calls
@@ -132,8 +124,7 @@ class AioDrainInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # 
 
         return stream if is_stream else answer
 
-    def _watching(self, handler: Handler, _name: str) -> Handler:
-        """Make ``Watch`` end when the drain begins; ``Check`` is left as it is."""
+    def _watching(self, handler: Handler) -> Handler:
         behavior = behavior_of(handler)
         if not handler.response_streaming or not inspect.iscoroutinefunction(behavior):
             return handler
@@ -153,23 +144,11 @@ class AioDrainInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # 
 
         return rebuilt(handler, watch)
 
-    @contextmanager
-    def _counted(self, name: str, context: Any) -> Iterator[None]:
-        task = asyncio.current_task()
-        assert task is not None  # noqa: S101 - handlers run in tasks
-        self.tasks.add(task)
-        try:
-            with self.calls.counted(name, context):
-                yield
-        finally:
-            self.tasks.discard(task)
-
 
 class _Ending:
     """Lets a stream be ended by cancelling what it waits for, and tells that from any other cancellation."""
 
-    def __init__(self, calls: Calls, *, is_stream: bool) -> None:
-        self._is_stream = is_stream and calls.end_streams_after is not None
+    def __init__(self, calls: Calls) -> None:
         self._endable = calls.endable(self._end)
         self._task = asyncio.current_task()
         self._loop = asyncio.get_running_loop()
@@ -184,12 +163,10 @@ class _Ending:
             self._task.cancel()
 
     def __enter__(self) -> None:
-        if self._is_stream:
-            self._endable.__enter__()
+        self._endable.__enter__()
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> bool:
-        if self._is_stream:
-            self._endable.__exit__(None, None, None)
+        self._endable.__exit__(None, None, None)
         return kind is not None and issubclass(kind, asyncio.CancelledError) and self.is_due
 
     async def say(self, context: Any) -> None:

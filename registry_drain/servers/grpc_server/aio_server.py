@@ -109,6 +109,10 @@ class AioGrpcServer(GrpcAdapter):
                 if not self._is_started:
                     self._loop.stop()
 
+    def has_calls(self) -> bool:
+        """See :meth:`GrpcAdapter.has_calls`."""
+        return bool(self._interceptor.tasks)
+
     def cut_off(self) -> tuple[InFlightRequest, ...]:
         """Cancel what is left, await it, and end the loop, if it is ours. See :meth:`DrainableServer.cut_off`."""
         cut = super().cut_off()

@@ -1,4 +1,4 @@
-"""What is common to counting calls of sync and aio servers: the tracker, names, and who must be told to end.
+"""The calls of one server: which are in flight, and who must be told to end. Common to sync and aio servers.
 
 Theory of operation: the interceptor sees each call twice. First when gRPC has taken it from the C core and asks for its
 handler: from then on it is safe from ``server.stop()``, which :attr:`Calls.taken_at` records. Then when the handler
@@ -13,27 +13,46 @@ import itertools
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from threading import get_ident
 from typing import Any
 
-import grpc
-
 from registry_drain.clock import Clock
-from registry_drain.servers.current_request import TrackedRequest, serving
+from registry_drain.servers.current_request import LiveRequest, serving
 from registry_drain.servers.in_flight import InFlight
-
-HEALTH = "/grpc.health.v1.Health/"
-"""What the names of health checks begin with."""
 
 WAITING_STREAM_PATIENCE = 1.0
 """Seconds for streams to end between two messages, once they must; what has not is waiting, and is cancelled. A stream
 that sends all the time may be held up for a while: by its client, which does not read, or by a machine that is busy.
 """
 
-_CACHE_LIMIT = 10_000
-"""Counting handlers that are kept; a server that invents a handler for each call must not fill the memory."""
+STREAM_ENDED = "the server is draining: open the stream again, elsewhere"
+"""Details of the status that ends a stream."""
 
-Handler = Any
-"""A ``grpc.RpcMethodHandler``, which carries no annotations."""
+TRAILER = (("registry-drain", "draining"),)
+"""Trailing metadata of a stream that was ended, for clients that want to tell it from a failure."""
+
+
+class Call(LiveRequest):
+    """A call whose handler runs."""
+
+    def __init__(self, in_flight: InFlight, name: str, peer: str) -> None:
+        """Describe it; ``peer`` is as gRPC says it. That is asked for at once: once a call is over it may not be."""
+        self._in_flight = in_flight
+        self.stop_state = in_flight.stop_state
+        self.thread_id = get_ident()
+        self._name = name
+        self._peer = peer
+
+    @property
+    def name(self) -> str:
+        """The full method."""
+        return self._name
+
+    @property
+    def peer(self) -> str:
+        """The client as ``host:port``. gRPC says ``ipv4:127.0.0.1:1234`` or ``ipv6:%5B::1%5D:1234``."""
+        kind, _, address = self._peer.partition(":")
+        return address.replace("%5B", "[").replace("%5D", "]") if kind in {"ipv4", "ipv6"} else self._peer
 
 
 class Calls:
@@ -52,52 +71,41 @@ class Calls:
         self.taken_at = 0.0
         self.end_streams_after = end_streams_after
         self.stream_ends_at: float | None = None
-        self._handlers: dict[str, tuple[Handler, Handler]] = {}
-        self._open: set[int] = set()
         self._keys = itertools.count(1)
         self._enders: dict[int, Callable[[], object]] = {}
         self._watch_enders: dict[int, Callable[[], object]] = {}
         self._is_draining = False
 
-    def wrapped(self, handler: Handler, name: str, wrap: Callable[[Handler, str], Handler]) -> Handler:
-        """Return the counting handler that ``wrap`` makes, from the cache if it may."""
-        known = self._handlers.get(name)
-        if known is not None and known[0] is handler:
-            return known[1]
-        if len(self._handlers) >= _CACHE_LIMIT:
-            self._handlers.clear()
-        made = wrap(handler, name)
-        self._handlers[name] = (handler, made)
-        return made
+    def begin(self, name: str, context: Any) -> Call:
+        """Count a call from now on, and until :meth:`end`, which must follow whatever happens.
 
-    @property
-    def is_all_sent(self) -> bool:
-        """Whether the core has let go of every call that was counted: its status has been written, or it is lost."""
-        return not self._open
+        What it sets in the context variable nobody takes back: gRPC runs each call in a context of its own. Where it
+        does not, in the threads that a ``grpc.aio.server`` runs plain functions in, see :meth:`counted`.
+        """
+        call = Call(self.in_flight, name, context.peer())
+        self.in_flight.begin_request(call)
+        serving.set(call)
+        return call
+
+    def end(self, call: Call) -> None:
+        """Count it no more."""
+        self.in_flight.end(call)
 
     @contextmanager
     def counted(self, name: str, context: Any) -> Iterator[None]:
-        """Count the block as a call, and know until when the core has it.
+        """Count the block as a call, and leave the context variable as it was.
 
-        Unlike :func:`~registry_drain.servers.current_request.served`, it may be left in another context than it was
-        entered in: a generator that nobody finishes is closed by whoever drops it.
+        A generator that nobody finishes is closed by whoever drops it, in another context: then there is nothing to
+        take back.
         """
-        in_flight = self.in_flight
-        key = in_flight.begin(name, peer_of(context))
-        self._open.add(key)
-        # An aio context has the one, the others have the other.
-        add_callback = getattr(context, "add_callback", None)
-        if add_callback is None:
-            context.add_done_callback(lambda _context: self._open.discard(key))
-        elif add_callback(lambda: self._open.discard(key)) is False:
-            self._open.discard(key)
-        token = serving.set(TrackedRequest(in_flight, key))
+        before = serving.get()
+        call = self.begin(name, context)
         try:
             yield
         finally:
-            with suppress(ValueError):
-                serving.reset(token)
-            in_flight.end(key)
+            if serving.get() is call:
+                serving.set(before)
+            self.end(call)
 
     @contextmanager
     def endable(self, end: Callable[[], object]) -> Iterator[None]:
@@ -143,44 +151,6 @@ class Calls:
     def end_streams(self) -> None:
         """Cancel the streams that have not ended between two messages, nor by themselves."""
         _call_all(self._enders)
-
-
-STREAM_ENDED = "the server is draining: open the stream again, elsewhere"
-"""Details of the status that ends a stream."""
-
-TRAILER = (("registry-drain", "draining"),)
-"""Trailing metadata of a stream that was ended, for clients that want to tell it from a failure."""
-
-
-def peer_of(context: Any) -> str:
-    """Return the client as ``host:port``. gRPC says ``ipv4:127.0.0.1:1234`` or ``ipv6:%5B::1%5D:1234``."""
-    peer = str(context.peer())
-    kind, _, address = peer.partition(":")
-    return address.replace("%5B", "[").replace("%5D", "]") if kind in {"ipv4", "ipv6"} else peer
-
-
-def rebuilt(handler: Handler, behavior: Callable[..., Any]) -> Handler:
-    """Return a handler of the same kind and serializers around another behavior."""
-    if handler.request_streaming:
-        make = (
-            grpc.stream_stream_rpc_method_handler
-            if handler.response_streaming
-            else grpc.stream_unary_rpc_method_handler
-        )
-    else:
-        make = (
-            grpc.unary_stream_rpc_method_handler if handler.response_streaming else grpc.unary_unary_rpc_method_handler
-        )
-    return make(
-        behavior, request_deserializer=handler.request_deserializer, response_serializer=handler.response_serializer
-    )
-
-
-def behavior_of(handler: Handler) -> Callable[..., Any]:
-    """Return the user's function."""
-    kinds = (handler.unary_unary, handler.unary_stream, handler.stream_unary, handler.stream_stream)
-    found: Callable[..., Any] = next(each for each in kinds if each is not None)
-    return found
 
 
 def _call_all(enders: dict[int, Callable[[], object]]) -> None:

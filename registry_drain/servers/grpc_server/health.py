@@ -14,7 +14,9 @@ from typing import Any
 import grpc
 
 from registry_drain.errors import MissingExtraError
-from registry_drain.servers.grpc_server.counting import HEALTH, Handler
+
+HEALTH = "/grpc.health.v1.Health/"
+"""What the names of health checks begin with."""
 
 
 def new_servicer(*, is_async: bool) -> Any:
@@ -30,7 +32,7 @@ def new_servicer(*, is_async: bool) -> Any:
     return health.aio.HealthServicer() if is_async else health.HealthServicer()
 
 
-def handlers_of(servicer: Any) -> dict[str, Handler]:
+def handlers_of(servicer: Any) -> dict[str, Any]:
     """Return a servicer's handlers by full method name."""
     from grpc_health.v1 import health_pb2
 

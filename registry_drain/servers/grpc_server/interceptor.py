@@ -2,27 +2,17 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import grpc
 
 from registry_drain.clock import SYSTEM_CLOCK, Clock
-from registry_drain.servers.grpc_server.counting import (
-    HEALTH,
-    STREAM_ENDED,
-    TRAILER,
-    Calls,
-    Handler,
-    behavior_of,
-    rebuilt,
-)
-from registry_drain.servers.grpc_server.health import handlers_of, new_servicer
-from registry_drain.servers.in_flight import InFlight
+from registry_drain.servers.grpc_server.counting import STREAM_ENDED, TRAILER
+from registry_drain.servers.grpc_server.interception import Handler, Interception, behavior_of, rebuilt
 
 
-class DrainInterceptor(grpc.ServerInterceptor):  # type: ignore[misc]  # grpc is not annotated
+class DrainInterceptor(Interception, grpc.ServerInterceptor):  # type: ignore[misc]  # grpc is not annotated
     """Give it to ``grpc.server(..., interceptors=[...])``, first in the list, and to the adapter. One per server.
 
     Args:
@@ -39,37 +29,26 @@ class DrainInterceptor(grpc.ServerInterceptor):  # type: ignore[misc]  # grpc is
     def __init__(
         self, *, health: Any = None, end_streams_after: float | None = None, clock: Clock = SYSTEM_CLOCK
     ) -> None:
-        self.calls = Calls(clock, end_streams_after)
-        self.health = new_servicer(is_async=False) if health is None else health
-        self._own_health = handlers_of(self.health) if health is None else {}
-
-    @property
-    def in_flight(self) -> InFlight:
-        """The server's requests, named by full method (``/package.Service/Method``)."""
-        return self.calls.in_flight
+        super().__init__(health, end_streams_after, clock, is_async=False)
 
     def intercept_service(self, continuation: Callable[[Any], Handler], details: Any) -> Handler:
         """See :meth:`grpc.ServerInterceptor.intercept_service`."""
-        handler = continuation(details)
-        name: str = details.method
-        if name.startswith(HEALTH):
-            handler = handler or self._own_health.get(name)
-            return handler and self.calls.wrapped(handler, name, self._watching)
-        if handler is None:
-            return None
-        self.calls.taken_at = time.monotonic()
-        return self.calls.wrapped(handler, name, self._counting)
+        return self._stand_in_for(continuation(details), details.method)
 
     def _counting(self, handler: Handler, name: str) -> Handler:
         behavior = behavior_of(handler)
         calls = self.calls
 
         def answer(request: Any, context: Any) -> Any:
-            with calls.counted(name, context):
+            call = calls.begin(name, context)
+            try:
                 return behavior(request, context)
+            finally:
+                calls.end(call)
 
         def stream(request: Any, context: Any) -> Iterator[Any]:
-            with calls.counted(name, context):
+            call = calls.begin(name, context)
+            try:
                 if calls.end_streams_after is None:
                     yield from behavior(request, context)
                     return
@@ -79,12 +58,13 @@ class DrainInterceptor(grpc.ServerInterceptor):  # type: ignore[misc]  # grpc is
                         if calls.must_end():
                             context.set_trailing_metadata(TRAILER)
                             context.abort(grpc.StatusCode.UNAVAILABLE, STREAM_ENDED)
+            finally:
+                calls.end(call)
 
         counted: Any = stream if handler.response_streaming else answer
         return rebuilt(handler, _like(behavior, counted))
 
-    def _watching(self, handler: Handler, _name: str) -> Handler:
-        """Make ``Watch`` end when the drain begins; ``Check`` is left as it is."""
+    def _watching(self, handler: Handler) -> Handler:
         if not handler.response_streaming:
             return handler
         behavior = behavior_of(handler)

@@ -70,6 +70,12 @@ class GrpcServer(GrpcAdapter):
             self._is_started = True
             return self._ports.address()
 
+    def has_calls(self) -> bool:
+        """See :meth:`GrpcAdapter.has_calls`."""
+        # No interceptor sees a call whose message is still arriving, nor when the answer has left: gRPC's list does.
+        state = getattr(self._server, "_state", None)
+        return bool(getattr(state, "rpc_states", ()))
+
     def _begin_end(self) -> None:
         if not self._is_told:
             self._is_told = True
