@@ -96,7 +96,7 @@ def _check_address(address: str) -> None:
             raise ConfigurationError(message) from None
         return
     if ip.is_unspecified:
-        message = f"address {address!r} means every interface: callers need the one address that they can reach"
+        message = f"address {address!r} means every interface: say address=, the one that callers can reach"
         raise ConfigurationError(message)
 
 

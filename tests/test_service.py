@@ -166,7 +166,7 @@ def test_what_cannot_work_is_refused_before_anything_is_started(
 def test_a_wildcard_address_is_refused_and_the_server_closed(stage: Stage, address: str) -> None:
     """Callers cannot connect to every interface; nothing listens and nothing is listed afterwards."""
     stage.server.address = (address, 9090)
-    with pytest.raises(ConfigurationError, match="means every interface"):
+    with pytest.raises(ConfigurationError, match="means every interface: say address="):
         serve(stage.server, stage.registry, service="calculator", handle_signals=False, clock=stage.clock)
     assert not stage.server.is_listening
     assert stage.journal == ["start", "close_listener", "drain", "cut_off"]
