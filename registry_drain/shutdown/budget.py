@@ -24,6 +24,8 @@ _SHARES = {"deregister": 1 / 6, "ceiling": 1 / 4, "closing": 1 / 30, "notify": 1
 """Parts of the grace period for what is left None; with 30 s: 5, 7.5, 1, 5 and 2 s, and 9.5 s at least for the
 drain.
 """
+_DRAIN_IN_DOUBT = 1 / 6
+"""Of the grace period: what the drain keeps of a stop that waits for a registry, if ``drain`` is None; 5 s of 30."""
 _PART_OF = {Phase.DEREGISTERING: "deregister", Phase.PROPAGATING: "ceiling", Phase.CLOSING: "closing"}
 
 
@@ -42,6 +44,8 @@ class StopBudget:
             interval.
         quiet_period: and until no request has arrived for this long. 1 s, for the same reason.
         ceiling: but propagating never takes longer than this, however many callers ignore the registry. Default 1/4.
+            While a registry is still asked to remove the instance (it elects a leader, say) and callers still come, it
+            may take what the drain can spare, too: all but ``drain``, or but 1/6 of the grace period.
         closing: emptying the accept backlog. Default 1/30; it takes some 10 ms.
         drain: what the drain may take at least, its last twentieth (0.5 s at most) for cutting off what is left; None
             takes whatever the others leave. Refused if that is less.
@@ -134,3 +138,12 @@ class Ledger:
         until_drain_ends = Deadline(self._drain_ends_at, self._clock)
         part = _PART_OF.get(phase)
         return until_drain_ends if part is None else until_drain_ends.capped(self._budget.part(part))
+
+    def deadline_in_doubt(self) -> Deadline:
+        """Return until when propagating, beginning now, may take as long as an instance is not proven gone.
+
+        Never earlier than the ceiling. What it takes longer, the drain has less.
+        """
+        drain = _DRAIN_IN_DOUBT * self._budget.grace_period if self._budget.drain is None else self._budget.drain
+        spared = self._drain_ends_at - self._budget.part("closing") - drain
+        return Deadline(max(spared, self.deadline(Phase.PROPAGATING).at), self._clock)

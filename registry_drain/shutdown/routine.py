@@ -230,7 +230,7 @@ class StopRoutine:
         ledger = Ledger(self._budget, self._started_at, self._clock)
         steps: dict[Phase, _Step] = {
             Phase.DEREGISTERING: self._deregister,
-            Phase.PROPAGATING: self._propagate,
+            Phase.PROPAGATING: lambda ceiling: self._propagate(ceiling, ledger.deadline_in_doubt()),
             Phase.CLOSING: self._close_listener,
             Phase.DRAINING: self._drain,
             Phase.NOTIFYING: self._notify,
@@ -328,17 +328,18 @@ class StopRoutine:
         again = {position: call.value for position, call in self._leaving_again.items()}
         return [again.get(position) or _removal_of(call) for position, call in enumerate(self._leaving)]
 
-    def _propagate(self, deadline: Deadline) -> tuple[Outcome, str]:
+    def _propagate(self, ceiling: Deadline, in_doubt: Deadline) -> tuple[Outcome, str]:
         outcomes = {removal.outcome for removal in self._removals()}
         if outcomes <= {RemovalOutcome.NOT_REGISTERED}:
             return Outcome.SKIPPED, "nothing was registered"
         if outcomes <= {RemovalOutcome.NOT_REGISTERED, RemovalOutcome.HANDED_OVER}:
             return Outcome.SKIPPED, "handed over: callers find the same address"
         # A registry that elects a leader takes longer than deregistering may. Callers keep coming as long as it lists
-        # us, so that trying on costs nothing.
-        self._leaving_again = self.notifier.begin_again(self._leaving, deadline, self._nudge.set)
+        # us, so that we try on, and serve them meanwhile for as long as the drain can spare.
+        self._leaving_again = self.notifier.begin_again(self._leaving, in_doubt, self._nudge.set)
         awaited = set(self._leaving_again)
         gone_at = self._clock.now() if self._gone_at is None else self._gone_at
+        deadline = in_doubt if awaited else ceiling
         while True:
             self._nudge.clear()
             if self._hurried.is_set():
@@ -346,6 +347,8 @@ class StopRoutine:
             for position in [each for each in awaited if self._leaving_again[each].is_done]:
                 awaited.discard(position)
                 gone_at = self._note_late_removal(self._leaving_again[position].value, gone_at)
+                if not awaited:
+                    deadline = in_doubt.capped(self._budget.part("ceiling"))
             last_arrival_at = self._server.in_flight.last_arrival_at
             due_at = gone_at + self._budget.floor
             if last_arrival_at is not None:

@@ -183,6 +183,7 @@ class Stage:
         for routine in self._routines:
             if routine.is_stopping:
                 routine.wait()
+        self.clock.sleep(60.0)  # who still tries to remove something gives up
         ours = [each for each in threading.enumerate() if each.name.startswith(("registry-drain", "task"))]
 
         def are_gone() -> bool:

@@ -196,3 +196,18 @@ def test_headroom_is_a_tenth_and_at_most_a_quarter_of_a_second(remaining: float)
     clock = FakeClock(autojump=False)
     handed_on = Deadline.after(remaining, clock).with_headroom().remaining()
     assert handed_on == pytest.approx(remaining - min(0.25, remaining / 10), abs=ROUNDING)
+
+
+@unhurried
+@given(budget=accepted_budgets(), used=st.floats(0, 1))
+def test_waiting_for_a_registry_leaves_the_drain_its_own(budget: StopBudget, used: float) -> None:
+    """It never ends before the ceiling, and takes from the drain only what ``drain`` does not claim."""
+    clock = FakeClock(autojump=False)
+    ledger = Ledger(budget, clock.now(), clock)
+    clock.advance(ledger.deadline(Phase.DEREGISTERING).remaining() * used)
+    ceiling, in_doubt = ledger.deadline(Phase.PROPAGATING), ledger.deadline_in_doubt()
+    assert in_doubt.at >= ceiling.at
+    clock.advance(in_doubt.remaining() + budget.part("closing"))
+    left = ledger.deadline(Phase.DRAINING).remaining()
+    least = budget.grace_period / 6 if budget.drain is None else budget.drain
+    assert left >= least - ROUNDING or in_doubt.at == ceiling.at

@@ -236,9 +236,9 @@ class _Doubtful:
         return Removal("me", "somewhere", RemovalOutcome.CONFIRMED, confirmed_at=clock.now())
 
 
-def _called_until_gone(stage: Stage, registration: _Doubtful, routine: StopRoutine) -> Callable[[], None]:
+def _called_until(noticed: threading.Event, stage: Stage, routine: StopRoutine) -> Callable[[], None]:
     def call() -> None:
-        while not stage.clock.wait(registration.gone, 0.25) and routine.phase is not Phase.STOPPED:
+        while not stage.clock.wait(noticed, 0.25) and routine.phase is not Phase.STOPPED:
             stage.server.in_flight.end(stage.server.in_flight.begin("call"))
 
     return call
@@ -249,7 +249,7 @@ def test_what_is_in_doubt_is_tried_again_while_callers_still_come(stage: Stage) 
     routine = stage.routine(StopBudget(floor=1.0, quiet_period=1.0))
     registration = _Doubtful(stage, elected_after=8.0)
     routine.notifier.add_first(registration)
-    callers = stage.spawn(_called_until_gone(stage, registration, routine))
+    callers = stage.spawn(_called_until(registration.gone, stage, routine))
     report = routine.stop()
     callers.result()
     (removal,) = report.removals
@@ -262,6 +262,33 @@ def test_what_is_in_doubt_is_tried_again_while_callers_still_come(stage: Stage) 
         RemovalOutcome.CONFIRMED,
     ]
     assert report.late_arrivals.count == 0
+
+
+@pytest.mark.parametrize(("drain", "until"), [(None, 17.0), (3.0, 19.0)])
+def test_what_is_in_doubt_may_take_what_the_drain_can_spare(stage: Stage, drain: float | None, until: float) -> None:
+    """No leader for a minute, and callers that never stop: the listener is closed when the drain needs its time."""
+    routine = stage.routine(StopBudget(floor=1.0, quiet_period=1.0, drain=drain))
+    registration = _Doubtful(stage, elected_after=60.0)
+    routine.notifier.add_first(registration)
+    callers = stage.spawn(_called_until(registration.gone, stage, routine))
+    report = routine.stop()
+    callers.result()
+    assert report.removals[0].outcome is RemovalOutcome.UNCONFIRMED
+    assert phase_report(report, Phase.PROPAGATING).outcome is Outcome.TIMED_OUT
+    assert report.elapsed == pytest.approx(until, abs=0.1)
+
+
+def test_callers_have_the_ceiling_to_notice_a_late_proof_and_no_more(stage: Stage) -> None:
+    """Proven gone at 8 s; who ignores the registry still calls: the ceiling counts from the proof."""
+    routine = stage.routine(StopBudget(floor=0.5, quiet_period=0.5, ceiling=2.0))
+    registration = _Doubtful(stage, elected_after=8.0)
+    routine.notifier.add_first(registration)
+    callers = stage.spawn(_called_until(threading.Event(), stage, routine))
+    report = routine.stop()
+    callers.result()
+    assert report.removals[0].outcome is RemovalOutcome.CONFIRMED
+    assert phase_report(report, Phase.PROPAGATING).outcome is Outcome.TIMED_OUT
+    assert report.elapsed == pytest.approx(10.0, abs=0.1)
 
 
 def test_what_stays_in_doubt_costs_no_more_than_the_callers_do(stage: Stage) -> None:
