@@ -76,7 +76,7 @@ MAY_IMPORT: dict[str, set[str]] = {
 }
 """``""`` is the package itself, ``registry_drain/__init__.py``."""
 SHARED = {
-    "registries": {"abilities", "base", "url", "retry"},
+    "registries": {"abilities", "base", "membership", "retry", "url"},
     "servers": {
         "base",
         "in_flight",

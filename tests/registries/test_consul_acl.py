@@ -115,7 +115,7 @@ def test_a_rotated_token_is_taken_up(acl_agent: ConsulAgent, unique: str, tmp_pa
         replacement = tmp_path / "new"
         replacement.write_text(new)
         replacement.replace(file)
-        eventually(lambda: registration._registered_with == new, because="a heartbeat tells the agent the new token")
+        eventually(lambda: registration._taken._token == new, because="a heartbeat tells the agent the new token")
         acl_agent.revoke_token(old)
         never(lambda: not acl_agent.instances(unique, passing=True), 1.5)
         removal = registration.on_shutdown(soon())
@@ -135,7 +135,7 @@ def test_a_rotated_token_leaves_it_out_of_rotation(acl_agent: ConsulAgent, uniqu
         (entry,) = operator.entries(unique, soon())
         assert operator.drain(entry, soon(), reason="new disk").is_out
         file.write_text(new)
-        eventually(lambda: registration._registered_with == new, because="a heartbeat tells the agent the new token")
+        eventually(lambda: registration._taken._token == new, because="a heartbeat tells the agent the new token")
         acl_agent.revoke_token(old)
         never(lambda: acl_agent.instances(unique, passing=True), 1.0)
         removal = registration.on_shutdown(soon())

@@ -142,9 +142,10 @@ def test_an_entry_that_lost_only_its_check_is_registered_again(consul_agent: Con
     """Without its check nothing would end a dead instance: it comes back, and the entry is not taken for a rival."""
     with Members() as members:
         registration = members.registered(consul_agent.url + FAST, instance(unique))
-        consul_agent.put(f"/v1/agent/check/deregister/{registration._own.check_id}")
+        consul_agent.put(f"/v1/agent/check/deregister/{registration._standing.own.check_id}")
         eventually(
-            lambda: registration._own.check_id in consul_agent.get("/v1/agent/checks"), because="the check is back"
+            lambda: registration._standing.own.check_id in consul_agent.get("/v1/agent/checks"),
+            because="the check is back",
         )
         eventually(lambda: registration.is_registered, because="the registration knows it")
 
@@ -202,7 +203,7 @@ def test_no_new_write_begins_while_the_fence_awaits_one(consul_agent: ConsulAgen
         hanging = Call(lambda: registration.register(soon(30)))
         eventually(lambda: link.recorded, because="the request is on its way")
         fence = Call(lambda: registration.fence(soon(6)))
-        eventually(registration._stop.is_set, because="the fence is up")
+        eventually(registration._standing.fence.raised.is_set, because="the fence is up")
         with pytest.raises(LiveOwnerError):
             registration.register(soon(1))
         assert hanging.is_alive(), "refused while the first one still hangs"

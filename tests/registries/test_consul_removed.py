@@ -11,9 +11,9 @@ import pytest
 
 from registry_drain.errors import LiveOwnerError, RemovedByOperatorError
 from registry_drain.registries.base import RemovalOutcome
-from registry_drain.registries.consul.agent_identity import AgentIdentity, read_identity
-from registry_drain.registries.consul.disappearance import Disappearance
 from registry_drain.registries.consul.registration import ConsulRegistration
+from registry_drain.registries.consul.registration.agent_identity import AgentIdentity, read_identity
+from registry_drain.registries.consul.registration.disappearance import Disappearance
 from tests.conftest import NewConsulAgent
 from tests.registries.consul_tools import FAST, Members, instance, never, soon
 from tests.support.consul_process import ConsulAgent, find_consul
@@ -48,7 +48,7 @@ def is_back(agent: ConsulAgent, service: str, registration: ConsulRegistration) 
 
 def identified(registration: ConsulRegistration) -> None:
     """Wait until the first heartbeat has asked the agent who it is."""
-    eventually(lambda: registration._is_agent_asked, timeout=20, because="a heartbeat was taken")
+    eventually(lambda: registration._taken._is_agent_asked, timeout=20, because="a heartbeat was taken")
 
 
 # --- on purpose -------------------------------------------------------------------------------------------------------
@@ -114,7 +114,7 @@ def test_what_somebody_puts_back_is_kept_alive(consul_agent: ConsulAgent, unique
         registration = members.registered(consul_agent.url + FAST, instance(unique))
         deregister(consul_agent, registration)
         is_out(consul_agent, unique, registration)
-        consul_agent.put("/v1/agent/service/register", registration._own.payload())
+        consul_agent.put("/v1/agent/service/register", registration._standing.own.payload())
         is_back(consul_agent, unique, registration)
 
 
@@ -194,8 +194,8 @@ def test_an_agent_that_kept_everything_is_just_told_again(new_consul_agent: NewC
         registration = members.registered(agent.url + FAST, instance(unique))
         (before,) = agent.instances(unique).values()
         agent.restart(kill=True)
-        taken = registration._taken_at
-        eventually(lambda: registration._taken_at > taken, timeout=20, because="a heartbeat is taken")
+        taken = registration._taken._sent_at
+        eventually(lambda: registration._taken._sent_at > taken, timeout=20, because="a heartbeat is taken")
         is_back(agent, unique, registration)
         (after,) = agent.instances(unique).values()
         assert after["Service"]["CreateIndex"] == before["Service"]["CreateIndex"]
@@ -208,7 +208,7 @@ def test_without_agent_read_the_connection_tells(new_consul_agent: NewConsulAgen
     with TcpProxy(agent.http_address) as link, Members() as members:
         registration = members.registered(f"consul://{link.address}?ttl_s=2", instance(unique), token=token)
         identified(registration)
-        assert registration._agent is None
+        assert registration._taken._agent is None
         link.refuse()
         link.drop_connections()
         deregister(agent, registration)
@@ -228,7 +228,7 @@ def test_a_revoked_token_is_neither(new_consul_agent: NewConsulAgent, unique: st
         identified(registration)
         agent.revoke_token(token)
         # Its check turns critical once no heartbeat is taken any more, as far as the agent may say so.
-        check = registration._own.check_id
+        check = registration._standing.own.check_id
         eventually(lambda: agent.get("/v1/agent/checks")[check]["Status"] == "critical", timeout=20)
         assert registration.removed_by_operator == ""
         deregister(agent, registration)
@@ -239,7 +239,7 @@ def test_a_successor_is_no_operator(consul_agent: ConsulAgent, unique: str) -> N
     with Members() as members:
         elder = members.registered(consul_agent.url + FAST, instance(unique))
         new = members.registered(consul_agent.url + FAST, instance(unique, 9091))
-        eventually(lambda: elder._has_yielded, timeout=20)
+        eventually(lambda: elder._renewing._has_yielded, timeout=20)
         assert elder.removed_by_operator == ""
         new.on_shutdown(soon())
         is_back(consul_agent, unique, elder)
@@ -251,7 +251,7 @@ def test_an_agent_that_lost_both_gets_the_younger_one_back(new_consul_agent: New
     with Members() as members:
         elder = members.registered(agent.url + FAST, instance(unique))
         new = members.registered(f"{agent.url}?ttl_s=9", instance(unique, 9091))
-        eventually(lambda: elder._has_yielded, timeout=20)
+        eventually(lambda: elder._renewing._has_yielded, timeout=20)
         identified(new)
         agent.restart(kill=True)
         eventually(lambda: elder.is_registered, timeout=20, because="the elder is first: it beats more often")
@@ -308,7 +308,7 @@ def test_what_an_agent_says_of_itself(
     """An id that is the host's would be the same without the data."""
     agent = new_consul_agent(keeps_data=True, settings=settings)
     with Members() as members:
-        client = members.new(agent.url, instance("calculator"))._reader
+        client = members.new(agent.url, instance("calculator"))._standing.reader
         before = read_identity(client, soon())
         agent.restart(kill=True)
         after = read_identity(client, soon())

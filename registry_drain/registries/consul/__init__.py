@@ -3,10 +3,10 @@
 - ``registry``: opens, lists; joins the rest; ``settings``: what a URL may say
 - ``http``: the hardened client, on ``connection`` (deadlines, aborting) and ``native`` (the library's own API)
 - ``token``: where it comes from; ``catalog``: reading, and what an empty list proves; ``listed``: what was read
-- ``registration``: one's own instance, with ``own`` (names, payload) and ``heartbeat``
+- ``registration``: one's own instance: registering, renewing, removing, handing over
 - ``removal``: other people's, one or many; ``rotation``: maintenance mode; both with ``look`` (what is listed now),
   ``agents`` (whose it is) and ``managed`` (who puts it back)
-- ``watch``: following a service; ``retry``: repeating what a retry can help
+- ``watch``: following a service
 """
 
 import importlib.util

@@ -23,8 +23,8 @@ from registry_drain.registries.base import Registration, Registry, RegistryEntry
 from registry_drain.registries.consul.catalog import is_askable, read_service, read_service_names, require_sight
 from registry_drain.registries.consul.http import ConsulClient
 from registry_drain.registries.consul.removal import ConsulRemovals
-from registry_drain.registries.consul.retry import persistently
 from registry_drain.registries.consul.settings import address_of, check_metadata, lifetimes_of, named_agent
+from registry_drain.registries.retry import persistently
 from registry_drain.registries.url import RegistryURL
 
 if TYPE_CHECKING:

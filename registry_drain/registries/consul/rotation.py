@@ -24,7 +24,7 @@ from registry_drain.registries.consul.agents import Agents, Owner
 from registry_drain.registries.consul.catalog import Listed
 from registry_drain.registries.consul.http import ConsulAddress, ConsulClient
 from registry_drain.registries.consul.look import Look
-from registry_drain.registries.consul.retry import persistently
+from registry_drain.registries.retry import persistently
 
 _HOW = "maintenance mode"
 _CHECK = "_service_maintenance:"

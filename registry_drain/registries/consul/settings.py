@@ -12,7 +12,7 @@ from registry_drain.errors import ConfigurationError
 from registry_drain.instance import ServiceInstance, parse_endpoint
 from registry_drain.registries.consul.http import ConsulAddress
 from registry_drain.registries.consul.listed import META_PREFIX
-from registry_drain.registries.consul.own import Lifetimes
+from registry_drain.registries.consul.registration.own import Lifetimes
 from registry_drain.registries.consul.token import TokenSource
 from registry_drain.registries.url import RegistryURL, seconds
 

@@ -22,7 +22,7 @@ from registry_drain.registries.consul.removal.case import Case, Target
 from registry_drain.registries.consul.removal.companions import Companions
 from registry_drain.registries.consul.removal.transaction import MOST_OPERATIONS
 from registry_drain.registries.consul.removal.ways import Ways
-from registry_drain.registries.consul.retry import persistently
+from registry_drain.registries.retry import persistently
 
 _AT_ONCE = 8 * MOST_OPERATIONS
 """Entries of one round: their results come together, and one proof is asked for all of them."""

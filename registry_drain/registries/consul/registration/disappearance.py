@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from registry_drain.registries.consul.agent_identity import AgentIdentity
+from registry_drain.registries.consul.registration.agent_identity import AgentIdentity
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""Consul's calls, repeated until their deadline: the first attempt counts as one, and what it said is not lost."""
+"""Calls repeated until their deadline: the first attempt counts as one, and what it said is not lost."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 
 from registry_drain.clock import Deadline
 from registry_drain.errors import PermissionRefusedError, RegistryTimeoutError, RegistryUnavailableError
-from registry_drain.registries.consul.retry import persistently
+from registry_drain.registries.retry import persistently
 from registry_drain.testing.clock import FakeClock
 from tests.registries.test_retry import Flaky
 
