@@ -15,6 +15,7 @@ import signal
 import sys
 import termios
 import threading
+import time
 from types import FrameType
 
 from registry_drain.clock import Deadline
@@ -128,7 +129,8 @@ def main() -> int:  # noqa: C901 - one line for each option
         threading.Thread(target=threading.Event().wait, daemon=True).start()
     if options.deadlock:
         deadlock()
-    service = Service(server, FaultyRegistry(), service="calculator", budget=budget, sinks=[say])
+    registry = FaultyRegistry()
+    service = Service(server, registry, service="calculator", budget=budget, sinks=[say])
     service.notifier.add(lambda: say("observer told"))
     if options.linger:
         service.notifier.add(linger)
@@ -137,6 +139,8 @@ def main() -> int:  # noqa: C901 - one line for each option
 
     def say_when_ready() -> None:
         service.started.wait()
+        while not registry.cluster.entries():  # it registers in the background
+            time.sleep(0.005)
         say("ready")
 
     threading.Thread(target=say_when_ready, daemon=True).start()
