@@ -129,8 +129,7 @@ def main() -> int:  # noqa: C901 - one line for each option
         threading.Thread(target=threading.Event().wait, daemon=True).start()
     if options.deadlock:
         deadlock()
-    registry = FaultyRegistry()
-    service = Service(server, registry, service="calculator", budget=budget, sinks=[say])
+    service = Service(server, FaultyRegistry(), service="calculator", budget=budget, sinks=[say])
     service.notifier.add(lambda: say("observer told"))
     if options.linger:
         service.notifier.add(linger)
@@ -139,7 +138,7 @@ def main() -> int:  # noqa: C901 - one line for each option
 
     def say_when_ready() -> None:
         service.started.wait()
-        while not registry.cluster.entries():  # it registers in the background
+        while not service.is_ready:  # it registers in the background
             time.sleep(0.005)
         say("ready")
 
