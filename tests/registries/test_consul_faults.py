@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
 
@@ -175,6 +176,51 @@ def test_an_acknowledgement_without_effect(consul_agent: ConsulAgent, unique: st
         assert removal.outcome is RemovalOutcome.UNCONFIRMED, removal
         assert consul_agent.instances(unique)
         consul_agent.put(f"/v1/agent/service/deregister/{registration.consul_id}")
+
+
+def test_an_agent_that_waits_for_a_server_that_hangs_is_passed_by(consul_agent: ConsulAgent, unique: str) -> None:
+    """A frozen leader, and a new one: the agent answers no deregistration, and what the catalog lists is removed."""
+    thawed = threading.Event()
+
+    def lie(method: str, path: str) -> Lie | None:
+        if method == "PUT" and "/agent/service/deregister/" in path:
+            thawed.wait(30)
+        return None
+
+    with Liar(consul_agent, lie) as liar, Members() as members:
+        registration = members.registered(f"consul://{liar.address}?ttl_s=15", instance(unique))
+        try:
+            removal = registration.on_shutdown(soon(20))
+            assert removal.outcome is RemovalOutcome.CONFIRMED, removal
+            assert removal.attempts == 1
+            assert "its agent was told" in removal.detail
+            assert not consul_agent.instances(unique)
+        finally:
+            thawed.set()
+        eventually(lambda: registration.consul_id not in consul_agent.get("/v1/agent/services"), because="it was told")
+
+
+@pytest.mark.parametrize("token", [None, "9f2a7d3c-5c1e-4d1b-9f2a-0c0ffee00002"])
+def test_without_a_leader_the_agent_is_told_all_the_same(
+    consul_agent: ConsulAgent, unique: str, token: str | None
+) -> None:
+    """Nothing can be proven, and the agent, which carries on when we are gone, does not keep the instance."""
+    has_leader = threading.Event()
+    has_leader.set()
+
+    def lie(method: str, path: str) -> Lie | None:
+        is_read = method == "GET" and ("/health/service/" in path or "/catalog/" in path)
+        return (500, b"No cluster leader") if is_read and not has_leader.is_set() else None
+
+    with Liar(consul_agent, lie) as liar, Members() as members:
+        registration = members.registered(f"consul://{liar.address}?ttl_s=15", instance(unique), token)
+        has_leader.clear()
+        removal = registration.on_shutdown(soon(1))
+        assert removal.outcome is RemovalOutcome.UNCONFIRMED, removal
+        assert "No cluster leader" in removal.detail
+        assert registration.consul_id not in consul_agent.get("/v1/agent/services")
+        has_leader.set()
+        assert registration.on_shutdown(soon()).outcome is RemovalOutcome.CONFIRMED
 
 
 def test_an_agent_that_cannot_remove_is_overruled(consul_agent: ConsulAgent, unique: str) -> None:
