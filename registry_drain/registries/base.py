@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Protocol
+from typing import Literal, Protocol
 
 from registry_drain.clock import Deadline
 from registry_drain.instance import ServiceInstance, format_endpoint
@@ -123,6 +123,8 @@ class RegistryEntry:
         managed_by: the name of a system that registers again what it misses (Nomad, Kubernetes); empty if none shows.
         checks: what the health is made of.
         layout: the form in which it is written, where a registry knows several; else empty.
+        refused: what the credentials may not read of it: its ``data``, or, of a place that may hold instances, its
+            ``children``; else empty. Beyond what its name tells it may be, or hold, any instance.
     """
 
     service: str
@@ -144,6 +146,7 @@ class RegistryEntry:
     managed_by: str = ""
     checks: tuple[EntryCheck, ...] = ()
     layout: str = ""
+    refused: Literal["", "data", "children"] = ""
 
     @property
     def endpoint(self) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from kazoo.exceptions import NodeExistsError
-from kazoo.security import make_acl
+from kazoo.security import make_acl, make_digest_acl
 
 from tests.cli.conftest import RegisterAt
 from tests.cli.running import Run
@@ -17,6 +17,15 @@ from tests.conftest import NewZooKeeper
 from tests.support.zookeeper_process import ZooKeeperServer
 
 pytestmark = pytest.mark.zookeeper
+
+
+RECOGNISED = json.dumps(
+    {
+        **{"name": "calculator", "id": "ghost", "address": "10.0.0.7", "port": 9091, "sslPort": None, "payload": None},
+        **{"registrationTimeUTC": 1_700_000_000_000, "serviceType": "STATIC", "uriSpec": None},
+    }
+).encode()
+"""All that Curator writes, so that ``layout=auto`` knows it."""
 
 
 @pytest.fixture
@@ -48,6 +57,58 @@ def test_0_a_persistent_ghost_is_removed(
     assert "did not come back" in ran.out
     assert not other.exists(ghost)
     assert other.exists(neighbour)
+
+
+@pytest.mark.parametrize("layout", ["auto", "curator"])
+def test_7_what_may_not_be_read_is_not_said_to_be_absent(
+    deregister: Run, registry_drain: Run, zookeeper_server: ZooKeeperServer, other: Any, unique: str, layout: str
+) -> None:
+    """A node that another identity keeps to itself: it may be the one, or one of those, that are meant."""
+    mine = make_digest_acl("somebody", "else", all=True)
+    hidden = _plant(other, unique, "hidden", acl=[mine])
+    ghost = _plant(other, unique, "ghost", port=9091)
+    other.set(ghost, RECOGNISED)
+    url = f"{zookeeper_server.url}/{unique}?layout={layout}"
+    ran = deregister(url, "--address", "10.0.0.7:9090")
+    assert ran.status == 7
+    assert "1 entry may not be read" in ran.err
+    assert hidden in ran.err
+    assert "--id" in ran.err
+    listed = registry_drain("list", url, "--address", "10.0.0.7:9090")
+    assert (listed.status, listed.out.count("\n")) == (7, 1)
+    assert hidden in listed.err
+    assert registry_drain("list", url).status == 0, "without a selection it is in the list, with its problem"
+    assert deregister(url, "--id", "unheard-of").status == 4, "its name tells that it is not that one"
+    swept = registry_drain("sweep", url, "--dead-agents")
+    assert swept.status == 7
+    assert swept.err.count(hidden) == 1
+    ran = deregister(url, "--address", "10.0.0.7:9091", "--force")
+    assert ran.status == 7, "what was found is gone, and there may be more"
+    assert "proven to be gone" in ran.err
+    assert ran.err.count(hidden) == 1
+    assert not other.exists(ghost)
+    ran = deregister(url, "--id", "hidden", "--force")
+    assert (ran.status, ran.err) == (0, ""), "deleting takes the folder's permission, not the node's"
+
+
+@pytest.mark.parametrize("layout", ["auto", "curator"])
+def test_7_nor_is_what_stands_in_a_folder_that_may_not_be_looked_into(
+    deregister: Run, registry_drain: Run, zookeeper_server: ZooKeeperServer, other: Any, unique: str, layout: str
+) -> None:
+    """Even one that is named, since any id may stand in there; the others are found as ever."""
+    ghost = _plant(other, unique, "ghost")
+    other.set(ghost, RECOGNISED)
+    other.create(f"/{unique}/secret", b"")
+    other.create(f"/{unique}/secret/one", b"{}")
+    other.set_acls(f"/{unique}/secret", [make_digest_acl("somebody", "else", all=True)])
+    url = f"{zookeeper_server.url}/{unique}?layout={layout}"
+    assert "may not look into it" in registry_drain("list", url).out
+    ran = deregister(url, "--id", "unheard-of")
+    assert ran.status == 7
+    assert f"/{unique}/secret" in ran.err
+    assert deregister(url, "--service", "calculator", "--id", "unheard-of").status == 4
+    assert deregister(url, "--id", "ghost", "--force").status == 0
+    assert not other.exists(ghost)
 
 
 def test_a_dry_run_removes_nothing(deregister: Run, zookeeper_server: ZooKeeperServer, other: Any, unique: str) -> None:

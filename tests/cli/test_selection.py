@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -70,6 +71,42 @@ def test_says_that_unreadable_entries_have_no_address() -> None:
     """An entry without an address is never found by one, so the message leads to --id."""
     error = Selection(endpoint=("10.0.0.9", 1)).not_found(ALL, "consul://x")
     assert "1 cannot be read in full: select by --id" in str(error)
+
+
+def _hidden(**fields: Any) -> RegistryEntry:
+    """Return an entry whose data may not be read: its name says the id."""
+    return RegistryEntry("calculator", "secret", locator="/services/calculator/secret", refused="data", **fields)
+
+
+@pytest.mark.parametrize(
+    ("selection", "entry", "may"),
+    [
+        (Selection(endpoint=("10.0.0.7", 1)), _hidden(), True),
+        (Selection(node="10.0.0.7"), _hidden(), True),
+        (Selection(tags=("blue",)), _hidden(), True),
+        (Selection(service="calculator", metadata=(("a", "b"),)), _hidden(), True),
+        (Selection(service="other", endpoint=("10.0.0.7", 1)), _hidden(), False),
+        (Selection(endpoint=("10.0.0.7", 1)), _hidden(address="10.0.0.8", port=1), False),
+        (Selection(id="another"), _hidden(), False),
+        (Selection(id="another"), replace(_hidden(), refused="children"), True),
+        (Selection(id="secret"), _hidden(), False),  # it is chosen: not in doubt
+        (Selection(is_unhealthy=True), _hidden(is_live=True), False),
+        (Selection(is_unhealthy=True), _hidden(), True),
+        (Selection(endpoint=("10.0.0.7", 1)), replace(_hidden(), refused=""), False),
+    ],
+)
+def test_tells_what_may_be_meant_though_it_cannot_be_read(
+    selection: Selection, entry: RegistryEntry, *, may: bool
+) -> None:
+    """What its name tells is believed, and nothing else is assumed."""
+    assert selection.may_mean(entry) is may
+    assert selection.unread([entry], []) == ([entry] if may else [])
+
+
+def test_nothing_is_in_doubt_once_a_single_one_was_named_and_found() -> None:
+    """``--id`` means one."""
+    folder = replace(_hidden(), refused="children")
+    assert Selection(id="one").unread([ONE, folder], [ONE]) == []
 
 
 def test_names_at_most_five_of_many() -> None:

@@ -290,7 +290,7 @@ def test_the_root_leaves_zookeepers_own_nodes_out(zookeeper_server: ZooKeeperSer
 
 
 def test_what_may_not_be_read_is_shown(stage: Stage, auto: ZooKeeperRegistry) -> None:
-    """A closed folder, and closed nodes: by their names where those tell, beside instances, or ephemeral."""
+    """A closed folder, and closed nodes wherever they stand: by their names where those tell."""
     closed = [make_digest_acl("x", "y", all=True)]
     with stage.eyes() as client:
         client.create(f"{stage.base}/open/10.0.0.7:80", b"", makepath=True)
@@ -306,12 +306,15 @@ def test_what_may_not_be_read_is_shown(stage: Stage, auto: ZooKeeperRegistry) ->
     assert {each.locator.removeprefix(stage.base): each.problem for each in entries} == {
         "/open/10.0.0.7:80": "",
         "/open/secret": unread,
+        "/config/secret": unread,
         "/open/tcp@10.0.0.7:81": unread,
         "/mine": unread,
         "/closed": "the credentials may not look into it",
     }
     by_name = next(each for each in entries if each.id.startswith("tcp@"))
     assert (by_name.layout, by_name.port) == ("rpcx", 81)
+    refused = {each.locator.removeprefix(stage.base): each.refused for each in entries}
+    assert (refused["/open/10.0.0.7:80"], refused["/mine"], refused["/closed"]) == ("", "data", "children")
 
 
 def test_a_base_that_may_not_be_listed_is_an_error(stage: Stage, auto: ZooKeeperRegistry) -> None:

@@ -7,10 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from registry_drain.cli.choosing.patience import read_entries
-from registry_drain.cli.choosing.selection import Selection
+from registry_drain.cli.choosing.selection import Selection, unread_note
+from registry_drain.cli.command.exit_status import ExitStatus, worst
+from registry_drain.cli.command.invocation import Verdict
 from registry_drain.cli.command.output import Output
 from registry_drain.clock import Clock, Deadline
-from registry_drain.errors import ConfigurationError, InstanceNotFoundError
+from registry_drain.errors import ConfigurationError, InstanceNotFoundError, PermissionRefusedError
 from registry_drain.registries.base import Registry, RegistryEntry
 
 
@@ -22,11 +24,20 @@ class Found:
         chosen: what is meant.
         listed: all that was read: at least every instance of their services.
         note: what ``--critical-for`` leaves out because nothing proves it yet; empty if nothing.
+        unread: what may be meant, too, and what the credentials may not read, so that nobody can tell.
     """
 
     chosen: Sequence[RegistryEntry]
     listed: Sequence[RegistryEntry]
     note: str = ""
+    unread: Sequence[RegistryEntry] = ()
+
+    def qualified(self, verdict: Verdict) -> Verdict:
+        """Return ``verdict`` with what could not be read: named, and in the status."""
+        if not self.unread:
+            return verdict
+        status, message = verdict
+        return worst((status, ExitStatus.REFUSED)), f"{message}; but {unread_note(self.unread)}"
 
 
 def open_for(url: str, agent: str | None, clock: Clock) -> Registry:
@@ -57,7 +68,8 @@ def find(
     """
     if selection.critical_for is None:
         entries = read_entries(registry, selection.service, deadline, output)
-        return Found(selection.select(entries), entries)
+        chosen = selection.select(entries)
+        return Found(chosen, entries, unread=selection.unread(entries, chosen))
     return _critical_for(registry, selection, selection.critical_for, deadline, output, observe=observe)
 
 
@@ -77,13 +89,24 @@ def _critical_for(
     entries = observed(read, since, seconds, waits=observe, output=output, clock=deadline.clock)
     critical = selection.select(entries)
     note = too_young(critical, since, seconds)
-    return Found([entry for entry in critical if since.is_critical_for(entry, seconds)], entries, note)
+    chosen = [entry for entry in critical if since.is_critical_for(entry, seconds)]
+    return Found(chosen, entries, note, selection.unread(entries, chosen))
 
 
 def require_some(found: Found, selection: Selection, registry_url: str) -> None:
-    """Raise :class:`InstanceNotFoundError`, naming what there is, if nothing was found."""
+    """Raise an error, naming what there is, if nothing was found.
+
+    Raises:
+        InstanceNotFoundError: nothing that is listed is meant.
+        PermissionRefusedError: nobody can tell, because something that is listed may not be read.
+    """
     if found.chosen:
         return
+    if found.unread:
+        raise PermissionRefusedError(
+            f"{registry_url}: nothing that these credentials may read has {selection}, and {unread_note(found.unread)}:"
+            " give credentials that may read it, or select it by --id"
+        )
     if found.note:
         raise InstanceNotFoundError(f"nothing is proven to have been critical for so long: {found.note}")
     raise selection.not_found(found.listed, registry_url)

@@ -115,6 +115,29 @@ class Selection:
             and (self.critical_for is None or entry.health == CRITICAL)
         )
 
+    def may_mean(self, entry: RegistryEntry) -> bool:
+        """Whether ``entry``, which the credentials may not read, may be meant, or hold what is meant, for all we know.
+
+        What its name tells is believed. False for those that :meth:`fits` finds, and for those that can be read.
+        """
+        if not entry.refused or self.fits(entry) or self.service not in {None, entry.service}:
+            return False
+        if entry.refused == "children":
+            return True
+        is_elsewhere = bool(entry.address) and not (
+            (self.endpoint is None or _is_reached_at(entry, *self.endpoint))
+            and (self.node is None or same_host(self.node, entry.node or entry.address))
+        )
+        # A node's name is its id in every layout, and somebody who is alive keeps nothing that is unhealthy.
+        asks_for_ill = self.is_unhealthy or self.critical_for is not None
+        return self._fits_id(entry) and not is_elsewhere and not (asks_for_ill and entry.is_live is True)
+
+    def unread(self, entries: Sequence[RegistryEntry], chosen: Sequence[RegistryEntry]) -> list[RegistryEntry]:
+        """Return those of ``entries`` that may be meant besides ``chosen``; none if one was named, and found."""
+        if self.id is not None and chosen:
+            return []
+        return [entry for entry in entries if self.may_mean(entry)]
+
     def _fits_id(self, entry: RegistryEntry) -> bool:
         return self.id is None or self.id == entry.id or f"/{entry.locator}".endswith(f"/{self.id}")
 
@@ -149,6 +172,14 @@ class Selection:
             f"been critical for {self.critical_for:g} s" if self.critical_for is not None else "",
         ]
         return " and ".join(each for each in given if each) or "any id"
+
+
+def unread_note(unread: Sequence[RegistryEntry], why_it_matters: str = "may be meant, too") -> str:
+    """Return in one line which entries nobody can judge, as the end of a message."""
+    places = [entry.locator or str(entry) for entry in unread[:_MOST_SHOWN]]
+    more = f" and {len(unread) - len(places)} more" if len(unread) > len(places) else ""
+    what = "1 entry may not be read" if len(unread) == 1 else f"{len(unread)} entries may not be read"
+    return f"{what} with these credentials, and {why_it_matters}: {', '.join(places)}{more}"
 
 
 def is_unhealthy(entry: RegistryEntry) -> bool:

@@ -83,7 +83,11 @@ class Deregistration:
             require_some(found, request.selection, self._registry.url)
         except RegistryError as error:
             return status_of_error(error), f"{NO_CHANGE}: {error}{self._retry_advice(error)}"
-        chosen = found.chosen
+        return found.qualified(self._treat(found, deadline))
+
+    def _treat(self, found: Found, deadline: Deadline) -> Verdict:
+        """Show or remove what was found, as asked."""
+        request, chosen = self._request, found.chosen
         self._document["candidates"] = [entry_document(entry) for entry in chosen]
         if len(chosen) == 1:
             self._document["instance"] = entry_document(chosen[0])

@@ -110,7 +110,11 @@ class Rotating:
             return ExitStatus.INTERRUPTED, f"interrupted: {_NO_CHANGE}"
         except RegistryError as error:
             return status_of_error(error), f"{_NO_CHANGE}: {error}"
-        chosen = found.chosen
+        return found.qualified(self._treat(registry, found))
+
+    def _treat(self, registry: RotationRegistry, found: Found) -> Verdict:
+        """Show or change what was found, as asked."""
+        request, chosen = self._request, found.chosen
         self._document["candidates"] = [entry_document(entry) for entry in chosen]
         missing = self._missing(found)
         if (missing or request.is_dry_run) and len(chosen) > 1:

@@ -22,8 +22,8 @@ def make_parser(program: str) -> CommandParser:
     parser = CommandParser(
         program,
         "Show what is registered: a table at a terminal, tab-separated lines elsewhere, JSON on request.",
-        "exit status: 0 listed, be it nothing; 2 wrong arguments; 3 registry unreachable or out of time; 7 refused;"
-        "\n130 Ctrl-C, which is how --watch ends",
+        "exit status: 0 listed, be it nothing; 2 wrong arguments; 3 registry unreachable or out of time; 7 refused,"
+        " be it one\nentry that may be meant and may not be read; 130 Ctrl-C, which is how --watch ends",
     )
     parser.add_registry()
     add_selection(parser, with_all=False)
@@ -63,9 +63,13 @@ def _list(options: argparse.Namespace, output: Output, document: Document) -> Ve
     # Said beside the table, not in it: a script that counts lines must not count this one.
     if found.note:
         output.remark(found.note)
+    elif found.unread and selection.is_narrow:
+        pass  # the message says it
     elif not found.listed:
         of_service = "" if selection.service is None else f" of service {selection.service!r}"
         output.remark(f"no instance{of_service} is registered in {registry.url}")
     elif not found.chosen:
         output.remark(f"none of {len(found.listed)} instances in {registry.url} has {selection}")
-    return ExitStatus.DONE, ""
+    if not selection.is_narrow:
+        return ExitStatus.DONE, ""  # what could not be read is in the list, with its problem
+    return found.qualified((ExitStatus.DONE, f"{len(found.chosen)} fit")) if found.unread else (ExitStatus.DONE, "")

@@ -24,6 +24,7 @@ from registry_drain.cli.choosing.critical_since import CriticalSince
 from registry_drain.cli.choosing.moment import Moment
 from registry_drain.cli.choosing.observation import observed, too_young
 from registry_drain.cli.choosing.patience import read_entries
+from registry_drain.cli.choosing.selection import unread_note
 from registry_drain.cli.command.exit_status import ExitStatus, status_of_error, worst
 from registry_drain.cli.command.invocation import Document, Verdict
 from registry_drain.cli.command.output import Output
@@ -98,6 +99,13 @@ class Sweep:
             return status_of_error(error), f"nothing was removed: {error}"
         except KeyboardInterrupt:
             return ExitStatus.INTERRUPTED, "interrupted: nothing was removed"
+        status, message = self._treat(entries, probes)
+        if unread := [entry for entry in entries if _is_hidden(entry)]:
+            return worst((status, ExitStatus.REFUSED)), f"{message}; {unread_note(unread, 'may be ghosts')}"
+        return status, message
+
+    def _treat(self, entries: Sequence[RegistryEntry], probes: dict[Endpoint, Probe]) -> Verdict:
+        """Show or remove what is a ghost, as asked."""
         self._judge(entries, probes)
         going = [ghost for ghost in self._ghosts if ghost.is_to_go]
         found = f"{_number(len(going), 'ghost')} among {_number(len(entries), 'instance')}"
@@ -290,6 +298,11 @@ class Sweep:
         self._document["ghosts"] = [ghost_document(ghost) for ghost in self._ghosts]
         if self._ghosts:
             write_table(ghost_table(self._ghosts), self._output)
+
+
+def _is_hidden(entry: RegistryEntry) -> bool:
+    """Whether ``entry`` is, or holds, something that nobody keeps, as far as can be told, and that may not be read."""
+    return entry.refused == "children" or (entry.refused == "data" and not entry.is_live and not can_be_probed(entry))
 
 
 def _key(entry: RegistryEntry) -> tuple[str, str, str]:

@@ -24,6 +24,7 @@ from registry_drain.registries.zookeeper.session import Request, ZooKeeperSessio
 _SYSTEM_NODE = "zookeeper"
 """ZooKeeper's own subtree of the root."""
 UNREADABLE = "the credentials may not read it"
+NO_WAY_IN = "the credentials may not look into it"
 
 
 @dataclass(slots=True)
@@ -40,7 +41,7 @@ def list_services(session: ZooKeeperSession, tree: NodeTree, service: str | None
 
     Raises:
         RegistryUnavailableError: retryable.
-        PermissionRefusedError: the access lists do not let us list a folder.
+        PermissionRefusedError: the access lists do not let us list any of the folders.
         ConfigurationError: ``service`` cannot be part of a path.
     """
     session.call(lambda client: client.sync_async(tree.base), deadline=deadline)
@@ -49,7 +50,11 @@ def list_services(session: ZooKeeperSession, tree: NodeTree, service: str | None
     answers = session.call_each([listing_of(folder) for folder in folders], deadline=deadline)
     listing = Listing()
     places: list[tuple[str, str, str]] = []
+    may_list_some = any(not isinstance(answer, PermissionRefusedError) for answer in answers)
     for name, folder, answer in zip(services, folders, answers, strict=True):
+        if isinstance(answer, PermissionRefusedError) and may_list_some:
+            listing.entries.append(RegistryEntry(name, "", problem=NO_WAY_IN, locator=folder, refused="children"))
+            continue
         names, state = checked(answer)
         if state is not None:
             listing.folders[folder] = state
@@ -144,6 +149,7 @@ def entry_of(service: str, node: str, path: str, found: ReadNode, layout: Layout
         version=version_of(stat),
         endpoints=content.endpoints,
         layout=layout.name,
+        refused="" if found.data is not None else "data",
     )
 
 

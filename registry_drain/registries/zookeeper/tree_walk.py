@@ -5,8 +5,8 @@ is an entry if a layout recognises its name and bytes; one that has children is 
 layout is sure of it (with a problem: it cannot be removed). Rules:
 
 1. *What looks like an instance is never hidden*: a leaf that no layout recognises is an entry, with a problem, if it
-   stands beside instances and is somebody's (ephemeral) or has data; so is a node, or a folder, that the credentials
-   may not read. Everything else (configuration, locks, elections) is none of our business, and is left out.
+   stands beside instances and is somebody's (ephemeral) or has data; a node, or a folder, that the credentials may not
+   read is one wherever it stands, since nobody can say that it is none. Everything else (configuration, locks, elections) is none of our business, and is left out.
 2. *Bounded.* More than ``MOST_NODES`` nodes, or no end by the deadline, is an error that says how to ask for less: half
    a tree would be taken for all of it. What lies deeper than ``MOST_LEVELS`` is an entry with a problem.
 3. Nodes and folders that vanish while they are being read were never there.
@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Literal
 
 from registry_drain.clock import Deadline
 from registry_drain.errors import (
@@ -29,6 +30,7 @@ from registry_drain.registries.base import RegistryEntry
 from registry_drain.registries.zookeeper.layouts import AutoLayout
 from registry_drain.registries.zookeeper.layouts.base import Recognition, join
 from registry_drain.registries.zookeeper.listing import (
+    NO_WAY_IN,
     Listing,
     ReadNode,
     checked,
@@ -49,7 +51,6 @@ _AT_ONCE = 2_000
 _PROVIDERS = "providers"
 _BESIDE_PROVIDERS = frozenset({_PROVIDERS, "consumers", "configurators", "routers", "configs", "overrides"})
 """What Dubbo and SOFA-RPC keep in an interface's folder. Only the first holds instances, and the others may be many."""
-_NO_WAY_IN = "the credentials may not look into it"
 
 
 class TreeWalk:
@@ -102,7 +103,7 @@ class TreeWalk:
             if isinstance(answer, PermissionRefusedError):
                 if folder == folders[0] and not self._seen:
                     raise answer
-                self._note_problem(folder, _NO_WAY_IN)
+                self._note_problem(folder, NO_WAY_IN, refused="children")
                 continue
             names, state = checked(answer)
             if state is not None:
@@ -138,9 +139,9 @@ class TreeWalk:
                 self._listing.entries.append(replace(entry, problem=problem))
         elif layout is not None:
             self._listing.entries.append(entry)
-        elif node.data is None and entry.is_ephemeral:
+        elif node.data is None:
             self._listing.entries.append(replace(entry, layout=""))
-        elif node.data is None or data or entry.is_ephemeral:
+        elif data or entry.is_ephemeral:
             strangers.append(replace(entry, layout=""))
 
     def service_of(self, folder: str) -> str:
@@ -152,11 +153,12 @@ class TreeWalk:
         # The base itself is the folder of a service.
         return folder.removesuffix(f"/{_PROVIDERS}").rpartition("/")[2] or "/"
 
-    def _note_problem(self, path: str, problem: str) -> None:
+    def _note_problem(self, path: str, problem: str, *, refused: Literal["", "children"] = "") -> None:
         [node] = read_nodes(self._session, [path], self._deadline)
         if node is not None:
             entry = entry_of(self.service_of(parent_of(path)), path.rpartition("/")[2], path, node, self._layout)
-            self._listing.entries.append(replace(entry, problem=problem, layout="", address="", port=0, health=""))
+            unknown = replace(entry, problem=problem, layout="", address="", port=0, health="", refused=refused)
+            self._listing.entries.append(unknown)
 
 
 def walk(
