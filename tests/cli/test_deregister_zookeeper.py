@@ -21,8 +21,15 @@ pytestmark = pytest.mark.zookeeper
 
 RECOGNISED = json.dumps(
     {
-        **{"name": "calculator", "id": "ghost", "address": "10.0.0.7", "port": 9091, "sslPort": None, "payload": None},
-        **{"registrationTimeUTC": 1_700_000_000_000, "serviceType": "STATIC", "uriSpec": None},
+        "name": "calculator",
+        "id": "ghost",
+        "address": "10.0.0.7",
+        "port": 9091,
+        "sslPort": None,
+        "payload": None,
+        "registrationTimeUTC": 1_700_000_000_000,
+        "serviceType": "STATIC",
+        "uriSpec": None,
     }
 ).encode()
 """All that Curator writes, so that ``layout=auto`` knows it."""

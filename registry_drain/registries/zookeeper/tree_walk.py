@@ -6,7 +6,8 @@ layout is sure of it (with a problem: it cannot be removed). Rules:
 
 1. *What looks like an instance is never hidden*: a leaf that no layout recognises is an entry, with a problem, if it
    stands beside instances and is somebody's (ephemeral) or has data; a node, or a folder, that the credentials may not
-   read is one wherever it stands, since nobody can say that it is none. Everything else (configuration, locks, elections) is none of our business, and is left out.
+   read is one wherever it stands, since nobody can say that it is none. Everything else (configuration, locks,
+   elections) is none of our business, and is left out.
 2. *Bounded.* More than ``MOST_NODES`` nodes, or no end by the deadline, is an error that says how to ask for less: half
    a tree would be taken for all of it. What lies deeper than ``MOST_LEVELS`` is an entry with a problem.
 3. Nodes and folders that vanish while they are being read were never there.
