@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import TypeVar
 
 from registry_drain.clock import SYSTEM_CLOCK, Clock, Deadline
@@ -230,7 +231,7 @@ class StopRoutine:
         ledger = Ledger(self._budget, self._started_at, self._clock)
         steps: dict[Phase, _Step] = {
             Phase.DEREGISTERING: self._deregister,
-            Phase.PROPAGATING: lambda ceiling: self._propagate(ceiling, ledger.deadline_in_doubt()),
+            Phase.PROPAGATING: self._propagate,
             Phase.CLOSING: self._close_listener,
             Phase.DRAINING: self._drain,
             Phase.NOTIFYING: self._notify,
@@ -259,7 +260,10 @@ class StopRoutine:
         with self._lock:
             self._phase = phase
             self._phase_started_at = started_at
-        deadline = ledger.deadline(phase)
+        # A registry that elects a leader takes longer than deregistering may. Callers keep coming as long as it lists
+        # us, so that we try on, and serve them meanwhile for as long as the drain can spare.
+        is_in_doubt = phase is Phase.PROPAGATING and any(map(_is_in_doubt, self._removals()))
+        deadline = ledger.deadline_in_doubt() if is_in_doubt else ledger.deadline(phase)
         planned = self._until(deadline).remaining()
         if phase is Phase.DRAINING:
             planned = min(planned + _CUT_OFF_RESERVE, deadline.remaining())  # what a hurry leaves
@@ -328,18 +332,15 @@ class StopRoutine:
         again = {position: call.value for position, call in self._leaving_again.items()}
         return [again.get(position) or _removal_of(call) for position, call in enumerate(self._leaving)]
 
-    def _propagate(self, ceiling: Deadline, in_doubt: Deadline) -> tuple[Outcome, str]:
+    def _propagate(self, deadline: Deadline) -> tuple[Outcome, str]:
         outcomes = {removal.outcome for removal in self._removals()}
         if outcomes <= {RemovalOutcome.NOT_REGISTERED}:
             return Outcome.SKIPPED, "nothing was registered"
         if outcomes <= {RemovalOutcome.NOT_REGISTERED, RemovalOutcome.HANDED_OVER}:
             return Outcome.SKIPPED, "handed over: callers find the same address"
-        # A registry that elects a leader takes longer than deregistering may. Callers keep coming as long as it lists
-        # us, so that we try on, and serve them meanwhile for as long as the drain can spare.
-        self._leaving_again = self.notifier.begin_again(self._leaving, in_doubt, self._nudge.set)
+        self._leaving_again = self.notifier.begin_again(self._leaving, deadline, self._nudge.set)
         awaited = set(self._leaving_again)
         gone_at = self._clock.now() if self._gone_at is None else self._gone_at
-        deadline = in_doubt if awaited else ceiling
         while True:
             self._nudge.clear()
             if self._hurried.is_set():
@@ -347,8 +348,7 @@ class StopRoutine:
             for position in [each for each in awaited if self._leaving_again[each].is_done]:
                 awaited.discard(position)
                 gone_at = self._note_late_removal(self._leaving_again[position].value, gone_at)
-                if not awaited:
-                    deadline = in_doubt.capped(self._budget.part("ceiling"))
+                deadline = deadline if awaited else deadline.capped(self._budget.part("ceiling"))
             last_arrival_at = self._server.in_flight.last_arrival_at
             due_at = gone_at + self._budget.floor
             if last_arrival_at is not None:
@@ -367,6 +367,11 @@ class StopRoutine:
         self._emit(events.InstanceRemoved(removal))
         self._arrivals_when_gone = self._server.in_flight.total
         self._gone_at = max(gone_at, min(removal.confirmed_at or gone_at, self._clock.now()))
+        if all(each.is_gone for each in self._removals()):
+            # Callers were served until now, so that nothing is lost by it.
+            deregistering = replace(self._phases[0], outcome=Outcome.COMPLETED, detail="proven while propagating")
+            with self._lock:
+                self._phases[0] = deregistering
         return self._gone_at
 
     def _close_listener(self, deadline: Deadline) -> tuple[Outcome, str]:
@@ -490,6 +495,10 @@ def check_soft_drain(seconds: float, budget: StopBudget) -> float:
             " removal has time: lower it, or raise StopBudget(deregister=…)"
         )
     return seconds
+
+
+def _is_in_doubt(removal: Removal) -> bool:
+    return removal.outcome is RemovalOutcome.UNCONFIRMED
 
 
 def _soft_drain_of(call: BoundedCall[object]) -> SoftDrainResult:
