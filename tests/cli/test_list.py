@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -100,6 +101,31 @@ def test_people_get_a_table(
     assert "\x1b[31m" not in out
     assert "locator" not in out
     assert ("─" in out) is has_rich
+
+
+@pytest.mark.usefixtures("_at_a_terminal")
+def test_a_terminal_that_cannot_be_written(
+    registry_drain: Run, faulty: FaultyRegistry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One line, as for a file: rich's table is written like everything else."""
+    pytest.importorskip("rich")
+    faulty.cluster.put(GHOST)
+    with Path("/dev/full").open("w", encoding="utf-8") as full:
+        monkeypatch.setattr(sys, "stdout", full)
+        ran = registry_drain("list", "x://")
+    assert ran.status == 1
+    assert "No space left" in ran.complaint
+
+
+@pytest.mark.usefixtures("_at_a_terminal")
+def test_thousands_are_there_at_once(registry_drain: Run, faulty: FaultyRegistry) -> None:
+    """As plain text, which rich would take seconds for: all of them, with their ids whole."""
+    for number in range(600):
+        faulty.cluster.put(dataclasses.replace(GHOST, id=f"{GHOST.id}-{number}", locator=f"host-a/{number}"))
+    out = registry_drain("list", "x://").out
+    assert f"{GHOST.id}-599" in out
+    assert out.count("\n") == 601
+    assert "─" not in out
 
 
 @pytest.mark.usefixtures("_at_a_terminal")

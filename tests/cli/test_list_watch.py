@@ -10,6 +10,7 @@ import re
 import signal
 import subprocess
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import jsonschema
@@ -66,15 +67,15 @@ Follow = Callable[..., Following]
 
 @pytest.fixture
 def follow() -> Iterator[Follow]:
-    """Give ``follow(*words, at_terminal=False)``."""
+    """Give ``follow(*words, at_terminal=False)``; keywords are environment variables."""
     with contextlib.ExitStack() as stack:
 
-        def start(*words: str, at_terminal: bool = False) -> Following:
+        def start(*words: str, at_terminal: bool = False, **more: str) -> Following:
             out, child_out = pty.openpty() if at_terminal else os.pipe()
             err, child_err = os.pipe()
             for end in (out, err):
                 stack.callback(os.close, end)
-            environment = {**os.environ, "TERM": "xterm", "COLUMNS": "200", "LINES": "50"}
+            environment = {**os.environ, "TERM": "xterm", "COLUMNS": "200", "LINES": "50", **more}
             process = subprocess.Popen(
                 [script("registry-drain"), "list", *words, "--watch"],
                 stdin=subprocess.DEVNULL,
@@ -150,6 +151,15 @@ def test_a_terminal_gets_a_table_that_is_drawn_anew(follow: Follow, registered: 
     assert following.interrupt() == 130
 
 
+def test_a_terminal_that_knows_ascii_only(follow: Follow, registered: RegisterAt, local_url: str) -> None:
+    """What it cannot show is escaped, and no crash."""
+    pytest.importorskip("rich")
+    registered(local_url, "büro", instance_id="eins")
+    following = follow(local_url, at_terminal=True, PYTHONIOENCODING="ascii")
+    eventually(lambda: "b\\xfcro" in following.text())
+    assert following.interrupt() == 130
+
+
 def test_a_reader_that_goes_away_ends_it(registered: RegisterAt, local_url: str) -> None:
     """As ``| head`` does: it ends with the first change that nobody reads."""
     registered(local_url, "calculator", instance_id="one")
@@ -159,6 +169,24 @@ def test_a_reader_that_goes_away_ends_it(registered: RegisterAt, local_url: str)
             assert process.wait(60) == 0
         finally:
             process.kill()
+
+
+@pytest.mark.parametrize("option", ["--timeout=10", "--json"], ids=["lines", "json"])
+def test_a_full_disk_ends_it(registered: RegisterAt, local_url: str, option: str) -> None:
+    """Nobody would ever see what it goes on to find: it says so, once, and fails."""
+    registered(local_url, "calculator", instance_id="one")
+    with Path("/dev/full").open("wb") as full:
+        ended = subprocess.run(
+            [script("registry-drain"), "list", local_url, "--watch", option],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+    assert ended.returncode == 1
+    assert ended.stderr.count("\n") == 1
+    assert "No space left" in ended.stderr
 
 
 @pytest.mark.consul

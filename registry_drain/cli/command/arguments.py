@@ -62,7 +62,7 @@ class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
 
 def _columns() -> int:
     given = os.environ.get("COLUMNS", "")
-    if given.isdigit():
+    if given.isascii() and given.isdigit():
         return int(given)
     try:
         return os.get_terminal_size(sys.stdout.fileno()).columns

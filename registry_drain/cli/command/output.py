@@ -21,6 +21,16 @@ def printable(text: str) -> str:
     return "".join(each if each.isprintable() else each.encode("unicode_escape").decode("ascii") for each in text)
 
 
+def showable(text: str, stream: TextIO) -> str:
+    """Return ``text`` as one line that ``stream`` can write: what its encoding lacks is escaped, too."""
+    return _encodable(printable(text), stream)
+
+
+def _encodable(text: str, stream: TextIO) -> str:
+    encoding = stream.encoding or "ascii"
+    return text.encode(encoding, "backslashreplace").decode(encoding)
+
+
 class Output:
     """The standard streams of one command.
 
@@ -40,8 +50,8 @@ class Output:
 
     @property
     def is_abandoned(self) -> bool:
-        """Whether the reader of standard output has gone away, be it while nothing was written."""
-        if self._is_abandoned:
+        """Whether writing on is of no use: nobody reads standard output any more, or it cannot be written."""
+        if self._is_abandoned or self.problem:
             return True
         try:
             poll = select.poll()
@@ -81,8 +91,7 @@ class Output:
             stream.write(text)
             stream.flush()
         except UnicodeEncodeError:
-            encoding = stream.encoding or "ascii"
-            self.write(text.encode(encoding, "backslashreplace").decode(encoding))
+            self.write(_encodable(text, stream))
         except (OSError, ValueError) as error:
             self._give_up(stream, error)
 
@@ -95,9 +104,8 @@ class Output:
         stream: TextIO | None = sys.stderr
         if stream is None:
             return
-        text = printable(line).encode(stream.encoding or "ascii", "backslashreplace").decode(stream.encoding or "ascii")
         try:
-            stream.write(f"{self._program}: {text}\n")
+            stream.write(f"{self._program}: {showable(line, stream)}\n")
             stream.flush()
         except (OSError, ValueError):  # there is nobody left to complain to
             pass

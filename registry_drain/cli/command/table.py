@@ -7,18 +7,24 @@ shown only the columns that hold something, and not those that are too wide to h
 from __future__ import annotations
 
 import dataclasses
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from registry_drain.cli.command.output import Output, printable
+from registry_drain.cli.command.output import Output, printable, showable
 
 if TYPE_CHECKING:
     from rich.table import Table as RichTable
+    from rich.text import Text
 
 Row = Sequence[str]
 
 _WIDEST = 10_000
+_ANY_HEIGHT = 25
+"""Rich heeds a given width at every terminal, a dumb one included, only together with a height."""
+_MOST_BY_RICH = 500
+"""Rows. Each costs rich most of a millisecond; thousands are there to be searched, and have to be there at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,9 +62,9 @@ def show_table(table: Table, output: Output) -> None:
     """Write ``table`` for a person, also where that person reads a log."""
     if output.is_json or output.is_quiet:
         return
-    if output.is_terminal:
+    if output.is_terminal and len(table.rows) <= _MOST_BY_RICH:
         try:
-            _write_rich(table)
+            output.write(_by_rich(table))
         except ModuleNotFoundError:
             pass
         else:
@@ -95,14 +101,19 @@ def compact(table: Table) -> Table:
     )
 
 
-def _write_rich(table: Table) -> None:
+def _by_rich(table: Table) -> str:
+    """Return ``table`` with rich's lines and colours. Written by others, because they know what to do if that fails."""
     from rich.console import Console
     from rich.measure import Measurement
 
     shown = rich_table(table)
-    console = Console(width=_WIDEST)
+    console = Console(width=_WIDEST, height=_ANY_HEIGHT)
     # As wide as it needs: in a narrow window the terminal breaks the lines, and an id can still be copied whole.
-    Console(width=Measurement.get(console, console.options, shown).maximum).print(shown)
+    widest = Measurement.get(console, console.options, shown).maximum
+    console = Console(width=widest, height=_ANY_HEIGHT)
+    with console.capture() as captured:
+        console.print(shown)
+    return captured.get()
 
 
 def rich_table(table: Table) -> RichTable:
@@ -113,7 +124,6 @@ def rich_table(table: Table) -> RichTable:
     """
     from rich import box
     from rich.table import Table as RichTable
-    from rich.text import Text
 
     shown = RichTable(
         title=table.title or None, box=box.SIMPLE_HEAD, title_justify="left", pad_edge=False, show_edge=False
@@ -122,6 +132,12 @@ def rich_table(table: Table) -> RichTable:
         shown.add_column(name, justify="right" if name in table.numeric else "left", no_wrap=True)
     styles = table.styles or {}
     for row in table.rows:
-        # Text, because rich would read markup in other people's names.
-        shown.add_row(*(Text(printable(cell), style=styles.get(cell, "")) for cell in row))
+        shown.add_row(*(rich_text(cell, styles.get(cell, "")) for cell in row))
     return shown
+
+
+def rich_text(text: str, style: str = "") -> Text:
+    """Return other people's text for standard output: rich reads markup in strings, and cannot write every letter."""
+    from rich.text import Text
+
+    return Text(showable(text, sys.stdout), style=style)

@@ -252,18 +252,18 @@ def _live(url: str) -> Iterator[Draw]:
     """Give what draws the table in the place of the one before."""
     from rich.console import Group
     from rich.live import Live
-    from rich.text import Text
 
-    from registry_drain.cli.command.table import rich_table
+    from registry_drain.cli.command.table import rich_table, rich_text
 
     with Live(auto_refresh=False) as live:
 
         def draw(entries: Sequence[RegistryEntry], at: float, outage: str) -> None:
             when = datetime.fromtimestamp(at, timezone.utc).strftime("%H:%M:%S UTC")
             head = f"{url}  {len(entries)} instances  {when}"
-            table = rich_table(compact(entry_table(entries, at)))
+            # What does not fit the window would be cut off by rich, but only after it was rendered, each time.
+            table = rich_table(compact(entry_table(entries[: live.console.height], at)))
             problem = f"out of reach, as it was last seen: {outage}" if outage else ""
-            live.update(Group(Text(printable(head)), table, Text(printable(problem), style="red")), refresh=True)
+            live.update(Group(rich_text(head), table, rich_text(problem, "red")), refresh=True)
 
         yield draw
 
