@@ -60,6 +60,22 @@ def test_quiet_writes_nothing(deregister: Run, registered: RegisterAt, local_url
     assert (ran.status, ran.out, ran.err) == (0, "", "")
 
 
+def test_ctrl_c_while_it_hangs_up(deregister: Run, faulty: FaultyRegistry, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was done is told, and its status, although somebody could not wait for the end any more."""
+    faulty.cluster.put(GHOST)
+    hung_up = []
+
+    def close() -> None:
+        hung_up.append(True)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(faulty, "close", close)
+    ran = deregister(*WHICH)
+    assert hung_up
+    assert ran.status == 0
+    assert "proven to be gone" in ran.out
+
+
 def test_a_dry_run_removes_nothing(deregister: Run, registered: RegisterAt, local_url: str, unique: str) -> None:
     """It says what would go, and what that would take; the instance stays."""
     registered(local_url, unique, instance_id="one")

@@ -13,7 +13,7 @@ import argparse
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from registry_drain.cli.choosing.selection import named
+from registry_drain.cli.choosing.selection import key_of, named
 from registry_drain.cli.command.exit_status import ExitStatus
 from registry_drain.cli.command.invocation import Verdict
 from registry_drain.registries.base import RegistryEntry
@@ -79,13 +79,9 @@ def is_healthy(entry: RegistryEntry) -> bool:
 
 def left_without(leaving: Iterable[RegistryEntry], listed: Iterable[RegistryEntry]) -> list[str]:
     """Return the services that lose their last healthy instance if ``leaving`` go, in order."""
-    going = {_key(entry) for entry in leaving if is_healthy(entry)}
-    staying = {entry.service for entry in listed if is_healthy(entry) and _key(entry) not in going}
+    going = {key_of(entry) for entry in leaving if is_healthy(entry)}
+    staying = {entry.service for entry in listed if is_healthy(entry) and key_of(entry) not in going}
     return sorted({service for service, _, _ in going} - staying)
-
-
-def _key(entry: RegistryEntry) -> tuple[str, str, str]:
-    return entry.service, entry.id, entry.locator
 
 
 def _told(chosen: Sequence[RegistryEntry]) -> str:

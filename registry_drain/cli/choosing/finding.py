@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from registry_drain.cli.choosing.patience import read_entries
@@ -40,20 +41,31 @@ class Found:
         return worst((status, ExitStatus.REFUSED)), f"{message}; but {unread_note(self.unread)}"
 
 
-def open_for(url: str, agent: str | None, clock: Clock) -> Registry:
-    """Return the registry at ``url``; ``agent`` is the Consul agent to be asked to remove things, as ``HOST:PORT``.
+@contextlib.contextmanager
+def opened(url: str, clock: Clock, agent: str | None = None) -> Iterator[Registry]:
+    """Give the registry at ``url``; ``agent`` is the Consul agent to be asked to remove things, as ``HOST:PORT``.
 
     Raises:
         ConfigurationError: see :func:`~registry_drain.registries.url.open_registry`; or an agent of no Consul.
     """
-    from registry_drain.registries.url import open_registry, parse_registry_url
+    from registry_drain.registries.url import open_registry
 
-    if agent is None:
-        return open_registry(url, clock)
+    registry = open_registry(url if agent is None else _with_agent(url, agent), clock)
+    try:
+        yield registry
+    finally:
+        # By now it is known what was done, and that is to be told: one more Ctrl-C only shortens hanging up.
+        with contextlib.suppress(KeyboardInterrupt):
+            registry.close()
+
+
+def _with_agent(url: str, agent: str) -> str:
+    from registry_drain.registries.url import parse_registry_url
+
     parsed = parse_registry_url(url)
     if parsed.scheme not in {"consul", "consul+https"}:
         raise ConfigurationError(f"--agent is for Consul: {parsed.scheme}:// has no agents")
-    return open_registry(str(dataclasses.replace(parsed, options={**parsed.options, "agent": agent})), clock)
+    return str(dataclasses.replace(parsed, options={**parsed.options, "agent": agent}))
 
 
 def find(

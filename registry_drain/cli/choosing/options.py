@@ -28,7 +28,7 @@ def add_selection(parser: argparse._ActionsContainer, *, with_all: bool = True) 
     which.add_argument("--all-unhealthy", action="store_true", help="its health is critical, or its owner is dead")
     which.add_argument(
         "--critical-for",
-        type=_duration,
+        type=duration_given,
         metavar="TIME",
         help="seen critical for this long (90s, 10m, 2h) by runs on this machine",
     )
@@ -36,7 +36,8 @@ def add_selection(parser: argparse._ActionsContainer, *, with_all: bool = True) 
         which.add_argument("--all", action="store_true", help="every instance of --service")
 
 
-def _duration(text: str) -> float:
+def duration_given(text: str) -> float:
+    """Convert an argument to seconds: see :func:`registry_drain.cli.command.duration.duration`."""
     from registry_drain.cli.command.duration import duration  # here, because hardly anybody gives one
 
     return duration(text)

@@ -174,6 +174,11 @@ class Selection:
         return " and ".join(each for each in given if each) or "any id"
 
 
+def key_of(entry: RegistryEntry) -> tuple[str, str, str]:
+    """Return what tells the entries of one list apart, and is the same in the next list."""
+    return entry.service, entry.id, entry.locator
+
+
 def unread_note(unread: Sequence[RegistryEntry], why_it_matters: str = "may be meant, too") -> str:
     """Return in one line which entries nobody can judge, as the end of a message."""
     places = [entry.locator or str(entry) for entry in unread[:_MOST_SHOWN]]

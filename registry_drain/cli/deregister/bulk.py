@@ -10,6 +10,7 @@ import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
+from registry_drain.cli.choosing.selection import key_of
 from registry_drain.cli.command.output import Output
 from registry_drain.clock import Deadline
 from registry_drain.errors import RegistryDrainError, RegistryUnavailableError
@@ -18,6 +19,8 @@ from registry_drain.registries.base import Registry, RegistryEntry
 
 MORE_TIME_EACH = 0.1
 """Seconds by which each entry prolongs the command's time limit: some ten times what one takes, one after the other."""
+LAST_LOOK = 5.0
+"""Seconds for looking what an interruption left behind: who pressed Ctrl-C wants to leave."""
 
 
 @dataclass(slots=True)
@@ -50,11 +53,11 @@ def remove_all(
     Never raises for an entry's sake, nor for Ctrl-C: both are in what is returned.
     """
     removal = BulkRemoval(entries)
-    positions = {_key(entry): position for position, entry in enumerate(entries)}
+    positions = {key_of(entry): position for position, entry in enumerate(entries)}
     with progress(len(entries), output) as advance:
 
         def on_result(entry: RegistryEntry, result: RemovalResult) -> None:
-            removal.results[positions[_key(entry)]] = result
+            removal.results[positions[key_of(entry)]] = result
             advance()
 
         try:
@@ -67,10 +70,6 @@ def remove_all(
         except RegistryDrainError as error:
             removal.failure = error
     return removal
-
-
-def _key(entry: RegistryEntry) -> tuple[str, str, str]:
-    return entry.service, entry.id, entry.locator
 
 
 def _one_by_one(

@@ -75,15 +75,12 @@ def make_parser(program: str) -> CommandParser:
 
 def _deregister(options: argparse.Namespace, output: Output, document: Document) -> Verdict:
     # Here, so that the help, which is asked for in haste, loads no registry.
-    from registry_drain.cli.choosing.finding import open_for
+    from registry_drain.cli.choosing.finding import opened
     from registry_drain.cli.deregister.deregistration import Deregistration, Request
     from registry_drain.clock import SYSTEM_CLOCK
 
     request = Request.of(options)
     document.update(service=request.selection.service, is_dry_run=request.is_dry_run, is_forced=request.is_forced)
-    registry = open_for(options.registry, options.agent, SYSTEM_CLOCK)
-    document["registry"] = registry.url
-    try:
+    with opened(options.registry, SYSTEM_CLOCK, options.agent) as registry:
+        document["registry"] = registry.url
         return Deregistration(registry, request, output, document, SYSTEM_CLOCK).run()
-    finally:
-        registry.close()

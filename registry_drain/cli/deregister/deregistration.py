@@ -171,26 +171,25 @@ class Deregistration:
             outcome = outcome_of(entry, removal, self._registry.url)
         self._document["removal"] = outcome.removal_document()
         self._left_behind = outcome.message
-        asked = self._request.watch_back
-        if outcome.status is ExitStatus.CAME_BACK:
-            asked = 0.0  # it is back already, and a single look tells who it was
-        elif not asked or outcome.status not in {ExitStatus.DONE, ExitStatus.UNVERIFIABLE}:
-            return self._finished(outcome)
-        self._left_behind = f"{outcome.message}; not watched to the end"
-        from registry_drain.cli.deregister.watched import watch_one
+        if outcome.status is ExitStatus.CAME_BACK or self._request.watch_back:
+            outcome = self._look_after(outcome, found)
+        return self._finished(outcome)
 
-        return self._finished(
-            watch_one(
-                self._registry,
-                outcome,
-                found.listed,
-                seconds=asked,
-                read_timeout=self._request.timeout,
-                output=self._output,
-                clock=self._clock,
-                document=self._document,
-            )
+    def _look_after(self, outcome: Outcome, found: Found) -> Outcome:
+        from registry_drain.cli.deregister.watched import LookingAfter  # here, because it is not asked for in general
+
+        self._left_behind = f"{outcome.message}; not watched to the end"
+        looking = LookingAfter(
+            registry=self._registry,
+            listed=found.listed,
+            # What is back already needs a single look, to tell who it was.
+            seconds=0.0 if outcome.status is ExitStatus.CAME_BACK else self._request.watch_back,
+            read_timeout=self._request.timeout,
+            output=self._output,
+            clock=self._clock,
         )
+        [after] = looking.removed([outcome], [self._document])
+        return after
 
     def _finished(self, outcome: Outcome) -> Verdict:
         self._document["results"] = [

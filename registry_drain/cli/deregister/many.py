@@ -14,16 +14,14 @@ from registry_drain.cli.command.exit_status import ExitStatus, worst
 from registry_drain.cli.command.invocation import Document, Verdict
 from registry_drain.cli.command.output import Output
 from registry_drain.cli.command.table import Table, show_table
-from registry_drain.cli.deregister.bulk import MORE_TIME_EACH, BulkRemoval, remove_all
+from registry_drain.cli.deregister.bulk import LAST_LOOK, MORE_TIME_EACH, BulkRemoval, remove_all
 from registry_drain.cli.deregister.deregistration import Request
 from registry_drain.cli.deregister.outcome import Outcome, outcome_of
-from registry_drain.cli.deregister.watched import watch_many
+from registry_drain.cli.deregister.watched import LookingAfter
 from registry_drain.clock import Clock, Deadline
 from registry_drain.errors import RegistryError
 from registry_drain.registries.base import Registry, RegistryEntry
 
-_LAST_LOOK = 5.0
-"""Seconds for the look after an interruption: who pressed Ctrl-C wants to leave."""
 _MOST_ROWS = 100
 """Outcomes shown one by one; of more only those that are not as they should be."""
 _STYLES = {status.word: "green" if status is ExitStatus.DONE else "red" for status in ExitStatus}
@@ -42,17 +40,16 @@ def remove_many(
     document["results"] = documents
     is_watched_to_end = True
     if not is_interrupted and (request.watch_back or any(each.status is ExitStatus.CAME_BACK for each in outcomes)):
+        looking = LookingAfter(
+            registry=registry,
+            listed=found.listed,
+            seconds=request.watch_back,
+            read_timeout=request.timeout,
+            output=output,
+            clock=clock,
+        )
         try:
-            outcomes = watch_many(
-                registry,
-                outcomes,
-                found.listed,
-                documents,
-                seconds=request.watch_back,
-                read_timeout=request.timeout,
-                output=output,
-                clock=clock,
-            )
+            outcomes = looking.removed(outcomes, documents)
         except KeyboardInterrupt:
             is_interrupted, is_watched_to_end = True, False
         for each, outcome in zip(documents, outcomes, strict=True):
@@ -83,7 +80,7 @@ def _still_listed(
     registry: Registry, entries: Sequence[RegistryEntry], clock: Clock
 ) -> set[tuple[str, str, str]] | str:
     """Return which entries are listed as they were; or why that cannot be seen."""
-    deadline = Deadline.after(_LAST_LOOK, clock)
+    deadline = Deadline.after(LAST_LOOK, clock)
     listed: set[tuple[str, str, str]] = set()
     try:
         for service in sorted({entry.service for entry in entries}):

@@ -11,7 +11,7 @@ import threading
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from registry_drain.cli.choosing.selection import same_host
+from registry_drain.cli.choosing.selection import key_of, same_host
 from registry_drain.clock import Clock, Deadline
 from registry_drain.errors import RegistryUnavailableError
 from registry_drain.registries.base import Registry, RegistryEntry
@@ -61,7 +61,7 @@ class BackWatch:
         """
         started_at = clock.now()
         over = Deadline.after(seconds, clock)
-        beside = {_place(entry) for entry in self.listed} - {_place(entry) for entry in self.removed}
+        beside = {key_of(entry) for entry in self.listed} - {key_of(entry) for entry in self.removed}
         services = sorted({entry.service for entry in self.removed})
         seen: set[tuple[str, str, str]] = set()
         never = threading.Event()
@@ -71,7 +71,7 @@ class BackWatch:
             try:
                 for service in services:
                     for entry in registry.entries(service, Deadline.after(read_timeout, clock)):
-                        if (place := _place(entry)) not in beside and place not in seen:
+                        if (place := key_of(entry)) not in beside and place not in seen:
                             seen.add(place)
                             self._see(entry, clock.now() - started_at)
             except RegistryUnavailableError as error:
@@ -88,10 +88,6 @@ class BackWatch:
         # One entry is one return: whoever has the id of one has not brought back its neighbour at the same address.
         for position in (same_id or same_address)[:1]:
             self.returned[position] = Return(entry, after)
-
-
-def _place(entry: RegistryEntry) -> tuple[str, str, str]:
-    return entry.service, entry.id, entry.locator
 
 
 def _has_id(entry: RegistryEntry, removed: RegistryEntry) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 from registry_drain.cli.command.entries import entry_document
 from registry_drain.cli.command.exit_status import ExitStatus
@@ -16,101 +17,71 @@ from registry_drain.clock import Clock
 from registry_drain.errors import RegistryError
 from registry_drain.registries.base import Registry, RegistryEntry
 
-LOOKED_AFTER = frozenset({ExitStatus.DONE, ExitStatus.UNVERIFIABLE, ExitStatus.CAME_BACK})
+_REMOVED = frozenset({ExitStatus.DONE, ExitStatus.UNVERIFIABLE, ExitStatus.CAME_BACK})
 """After anything else there is nothing that could come back."""
 
 
-def watch_one(
-    registry: Registry,
-    outcome: Outcome,
-    listed: Iterable[RegistryEntry],
-    *,
-    seconds: float,
-    read_timeout: float,
-    output: Output,
-    clock: Clock,
-    document: Document,
-) -> Outcome:
-    """Return the outcome after looking for ``seconds``; fills in the document's ``watched_back``."""
-    [after] = _watched(
-        registry, [outcome], listed, [document], seconds=seconds, read_timeout=read_timeout, output=output, clock=clock
-    )
-    return after
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LookingAfter:
+    """How removals are looked after; times in seconds.
 
-
-def watch_many(
-    registry: Registry,
-    outcomes: Sequence[Outcome],
-    listed: Iterable[RegistryEntry],
-    documents: Sequence[Document],
-    *,
-    seconds: float,
-    read_timeout: float,
-    output: Output,
-    clock: Clock,
-) -> list[Outcome]:
-    """Return the outcomes after looking for ``seconds`` for those that were removed, and fill in their documents.
-
-    Raises:
-        KeyboardInterrupt: nothing of what was seen is told.
+    Attributes:
+        listed: what was listed before the removals, the removed ones included or not.
+        seconds: how long to look; 0 is a single look, which tells of what is back already who it was.
+        read_timeout: how long each read may take.
     """
-    looked_after = LOOKED_AFTER if seconds else {ExitStatus.CAME_BACK}  # a single look tells who it was
-    positions = [position for position, outcome in enumerate(outcomes) if outcome.status in looked_after]
-    after = list(outcomes)
-    if not positions:
+
+    registry: Registry
+    listed: Iterable[RegistryEntry]
+    seconds: float
+    read_timeout: float
+    output: Output
+    clock: Clock
+
+    def removed(self, outcomes: Sequence[Outcome], documents: Sequence[Document]) -> list[Outcome]:
+        """Return ``outcomes`` after a look for those that were removed; fills in ``watched_back`` of their documents.
+
+        Raises:
+            KeyboardInterrupt: nothing of what was seen is told.
+        """
+        looked_after = _REMOVED if self.seconds else {ExitStatus.CAME_BACK}
+        positions = [position for position, outcome in enumerate(outcomes) if outcome.status in looked_after]
+        after = list(outcomes)
+        if positions:
+            watch, blind = self._look([outcomes[position] for position in positions])
+            for number, position in enumerate(positions):
+                after[position] = self._seen(outcomes[position], watch, number, blind, documents[position])
         return after
-    watched = _watched(
-        registry,
-        [outcomes[position] for position in positions],
-        listed,
-        [documents[position] for position in positions],
-        seconds=seconds,
-        read_timeout=read_timeout,
-        output=output,
-        clock=clock,
-    )
-    for position, outcome in zip(positions, watched, strict=True):
-        after[position] = outcome
-    return after
 
+    def _look(self, outcomes: Sequence[Outcome]) -> tuple[BackWatch, RegistryError | None]:
+        """Return what was seen, and why the last look failed, if it did."""
+        if self.seconds:
+            one = len(outcomes) == 1
+            what = outcomes[0].message if one else f"removed {len(outcomes)} instances"
+            self.output.remark(
+                f"{what}; looking for {self.seconds:g} s whether {'it comes' if one else 'any comes'} back"
+            )
+        watch = BackWatch([outcome.entry for outcome in outcomes], self.listed)
+        try:
+            watch.run(self.registry, seconds=self.seconds, read_timeout=self.read_timeout, clock=self.clock)
+        except RegistryError as error:
+            return watch, error
+        return watch, watch.failure
 
-def _watched(
-    registry: Registry,
-    outcomes: Sequence[Outcome],
-    listed: Iterable[RegistryEntry],
-    documents: Sequence[Document],
-    *,
-    seconds: float,
-    read_timeout: float,
-    output: Output,
-    clock: Clock,
-) -> list[Outcome]:
-    if seconds:
-        what = outcomes[0].message if len(outcomes) == 1 else f"removed {len(outcomes)} instances"
-        output.remark(
-            f"{what}; looking for {seconds:g} s whether {'it comes' if len(outcomes) == 1 else 'any comes'} back"
-        )
-    watch = BackWatch([outcome.entry for outcome in outcomes], listed)
-    blind: RegistryError | None = None
-    try:
-        watch.run(registry, seconds=seconds, read_timeout=read_timeout, clock=clock)
-    except RegistryError as error:
-        blind = error
-    blind = blind or watch.failure
-    after = []
-    for position, (outcome, document) in enumerate(zip(outcomes, documents, strict=True)):
-        returned = watch.returned.get(position)
-        document["watched_back"] = watched_document(outcome.entry, watch.looked_for, returned, registry.url)
+    def _seen(
+        self, outcome: Outcome, watch: BackWatch, number: int, blind: RegistryError | None, document: Document
+    ) -> Outcome:
+        """Return what ``outcome`` becomes by what was seen of it, which is the ``number``-th that was looked for."""
+        url, returned = self.registry.url, watch.returned.get(number)
+        document["watched_back"] = watched_document(outcome.entry, watch.looked_for, returned, url)
         if returned is not None:
-            after.append(_came_back(outcome, returned, registry.url))
-        elif outcome.status is ExitStatus.CAME_BACK:
-            after.append(outcome)
-        elif blind is None:
-            message = f"{outcome.message}; it did not come back within {seconds:g} s"
-            after.append(dataclasses.replace(outcome, message=message))
-        else:
-            after.append(_unseen(outcome, blind))
-    return after
+            return _came_back(outcome, returned, url)
+        if outcome.status is ExitStatus.CAME_BACK:
+            return outcome
+        if blind is not None:
+            return _unseen(outcome, blind)
+        message = f"{outcome.message}; it did not come back within {self.seconds:g} s"
+        return dataclasses.replace(outcome, message=message)
 
 
 def watched_document(

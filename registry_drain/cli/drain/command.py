@@ -67,9 +67,9 @@ def make_parser(program: str) -> CommandParser:
 
 def _rotate(options: argparse.Namespace, output: Output, document: Document) -> Verdict:
     # Here, so that the help loads no registry.
+    from registry_drain.cli.choosing.finding import opened
     from registry_drain.cli.drain.rotating import Request, Rotating
     from registry_drain.clock import SYSTEM_CLOCK
-    from registry_drain.registries.url import open_registry
 
     request = Request.of(options)
     document.update(
@@ -78,9 +78,6 @@ def _rotate(options: argparse.Namespace, output: Output, document: Document) -> 
         is_forced=request.consent.is_forced if request.is_drain else None,
         reason=request.reason or None,
     )
-    registry = open_registry(options.registry, SYSTEM_CLOCK)
-    document["registry"] = registry.url
-    try:
+    with opened(options.registry, SYSTEM_CLOCK) as registry:
+        document["registry"] = registry.url
         return Rotating(registry, request, output, document, SYSTEM_CLOCK).run()
-    finally:
-        registry.close()

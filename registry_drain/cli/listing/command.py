@@ -36,28 +36,24 @@ def make_parser(program: str) -> CommandParser:
 
 def _list(options: argparse.Namespace, output: Output, document: Document) -> Verdict:
     # Here, so that the help loads no registry.
-    from registry_drain.cli.choosing.finding import find
+    from registry_drain.cli.choosing.finding import find, opened
     from registry_drain.cli.choosing.selection import Selection
     from registry_drain.cli.command.entries import entry_document, entry_table
     from registry_drain.cli.command.table import write_table
     from registry_drain.clock import SYSTEM_CLOCK, Deadline
     from registry_drain.errors import ConfigurationError
-    from registry_drain.registries.url import open_registry
 
     selection = Selection.of(options)
     if options.watch and options.observe:
         raise ConfigurationError("--observe waits once, and --watch looks for ever: choose one")
     document["service"] = selection.service
-    registry = open_registry(options.registry)
-    document["registry"] = registry.url
-    try:
+    with opened(options.registry, SYSTEM_CLOCK) as registry:
+        document["registry"] = registry.url
         if options.watch:
             from registry_drain.cli.listing.watch import ListWatch
 
             return ListWatch(registry, selection, options.timeout, output, document, SYSTEM_CLOCK).run()
         found = find(registry, selection, Deadline.after(options.timeout), output, observe=options.observe)
-    finally:
-        registry.close()
     document["instances"] = [entry_document(entry) for entry in found.chosen]
     write_table(entry_table(found.chosen, SYSTEM_CLOCK.unix_time()), output)
     # Said beside the table, not in it: a script that counts lines must not count this one.

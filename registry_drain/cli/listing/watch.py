@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime, timezone
 
 from registry_drain.cli.choosing.finding import Found, find
-from registry_drain.cli.choosing.selection import Selection
+from registry_drain.cli.choosing.selection import Selection, key_of
 from registry_drain.cli.command.entries import entry_document, entry_table
 from registry_drain.cli.command.exit_status import ExitStatus
 from registry_drain.cli.command.invocation import SCHEMA_VERSION, Document, Verdict
@@ -197,7 +197,7 @@ class ListWatch:
 
     def _tell(self, entries: Sequence[RegistryEntry], sink: _Sink) -> None:
         now = self._clock.unix_time()
-        before, self._listed = self._listed, {_key(entry): entry for entry in entries}
+        before, self._listed = self._listed, {key_of(entry): entry for entry in entries}
         for key, entry in before.items():
             if key not in self._listed:
                 self._changes += 1
@@ -266,10 +266,6 @@ def _live(url: str) -> Iterator[Draw]:
             live.update(Group(rich_text(head), table, rich_text(problem, "red")), refresh=True)
 
         yield draw
-
-
-def _key(entry: RegistryEntry) -> Key:
-    return entry.service, entry.id, entry.locator
 
 
 def _told(entry: RegistryEntry) -> RegistryEntry:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
+from registry_drain.cli.choosing.options import add_consent, add_output, duration_given
 from registry_drain.cli.command.arguments import CommandParser, count_from, positive_seconds, some_seconds
 from registry_drain.cli.command.invocation import Document, Verdict, invoke
 from registry_drain.cli.command.output import Output
@@ -50,7 +51,7 @@ def make_parser(program: str) -> CommandParser:
     dead = made.add_argument_group("what counts as dead (default: --dead-agents --unreachable)")
     dead.add_argument(
         "--critical-for",
-        type=_duration,
+        type=duration_given,
         metavar="TIME",
         help="seen critical for this long (90s, 10m, 2h) by runs on this machine",
     )
@@ -74,14 +75,10 @@ def make_parser(program: str) -> CommandParser:
     )
     probing.add_argument("--loopback", action="store_true", help="try 127.0.0.1, too: every instance is on this host")
     removing = made.add_argument_group("what is done")
-    removing.add_argument("--yes", action="store_true", help="remove what was found (default: show it)")
-    removing.add_argument(
-        "--max", type=count_from(1, 1_000_000), metavar="N", help="remove nothing if more than N were found"
-    )
-    removing.add_argument(
-        "--force",
-        action="store_true",
-        help="remove even the last instance of a service that looks healthy to the registry",
+    add_consent(
+        removing,
+        yes="remove what was found (default: show it)",
+        force="remove even the last instance of a service that looks healthy to the registry",
     )
     removing.add_argument(
         "--watch-back",
@@ -90,29 +87,21 @@ def make_parser(program: str) -> CommandParser:
         metavar="S",
         help="then look for this many seconds whether somebody registers any of them again",
     )
-    quiet = made.add_mutually_exclusive_group()
-    quiet.add_argument("--json", action="store_true", help="write one JSON object, whatever happens")
-    quiet.add_argument("--quiet", action="store_true", help="write nothing but errors")
+    add_output(made)
     made.add_debug()
     return made
-
-
-def _duration(text: str) -> float:
-    from registry_drain.cli.command.duration import duration  # here, because hardly anybody gives one
-
-    return duration(text)
 
 
 def _sweep(options: argparse.Namespace, output: Output, document: Document) -> Verdict:
     # Here, so that the help loads no registry.
     from registry_drain.cli.choosing.consent import Consent
     from registry_drain.cli.choosing.critical_since import CriticalSince
+    from registry_drain.cli.choosing.finding import opened
     from registry_drain.cli.sweep.evidence import Finders
     from registry_drain.cli.sweep.probes import ProbePlan
     from registry_drain.cli.sweep.sweeping import Request, Sweep
     from registry_drain.clock import SYSTEM_CLOCK
     from registry_drain.errors import ConfigurationError
-    from registry_drain.registries.url import open_registry
 
     if options.service == "":
         raise ConfigurationError("--service is empty: leave it out to sweep all")
@@ -139,10 +128,7 @@ def _sweep(options: argparse.Namespace, output: Output, document: Document) -> V
         watch_back=options.watch_back,
     )
     document.update(service=options.service, is_dry_run=not options.yes, is_forced=options.force)
-    registry = open_registry(options.registry, SYSTEM_CLOCK)
-    document["registry"] = registry.url
-    since = CriticalSince(None) if options.critical_for is None else CriticalSince.of(registry.url)
-    try:
+    with opened(options.registry, SYSTEM_CLOCK) as registry:
+        document["registry"] = registry.url
+        since = CriticalSince(None) if options.critical_for is None else CriticalSince.of(registry.url)
         return Sweep(registry, request, since, output, document, SYSTEM_CLOCK).run()
-    finally:
-        registry.close()

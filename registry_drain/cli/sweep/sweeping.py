@@ -24,14 +24,14 @@ from registry_drain.cli.choosing.critical_since import CriticalSince
 from registry_drain.cli.choosing.moment import Moment
 from registry_drain.cli.choosing.observation import observed, too_young
 from registry_drain.cli.choosing.patience import read_entries
-from registry_drain.cli.choosing.selection import unread_note
+from registry_drain.cli.choosing.selection import key_of, unread_note
 from registry_drain.cli.command.exit_status import ExitStatus, status_of_error, worst
 from registry_drain.cli.command.invocation import Document, Verdict
 from registry_drain.cli.command.output import Output
 from registry_drain.cli.command.table import write_table
-from registry_drain.cli.deregister.bulk import BulkRemoval, remove_all
+from registry_drain.cli.deregister.bulk import LAST_LOOK, MORE_TIME_EACH, BulkRemoval, remove_all
 from registry_drain.cli.deregister.outcome import Outcome, outcome_of
-from registry_drain.cli.deregister.watched import watch_many
+from registry_drain.cli.deregister.watched import LookingAfter
 from registry_drain.cli.sweep.evidence import (
     OPTIONS,
     Finders,
@@ -46,12 +46,8 @@ from registry_drain.clock import Clock, Deadline
 from registry_drain.errors import RegistryError
 from registry_drain.registries.base import Registry, RegistryEntry
 
-_TIME_FOR_EACH = 0.1
-"""Seconds by which each ghost prolongs the time limit: some ten times what one takes, removed one after the other."""
 _MOST_CAVEATS = 3
 """Lines below the table: what holds for one ghost of a dead host usually holds for all."""
-_LAST_LOOK = 5.0
-"""Seconds for looking what an interruption left behind."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -146,13 +142,13 @@ class Sweep:
 
     def _look_again(self, entries: Sequence[RegistryEntry]) -> Sequence[RegistryEntry]:
         """Return those that are listed now as they were; whatever changed meanwhile lives."""
-        before = {_key(entry): entry.version for entry in entries}
+        before = {key_of(entry): entry.version for entry in entries}
         deadline = Deadline.after(self._request.timeout, self._clock)
         asked_at = Moment.now()
         now = read_entries(self._registry, self._request.service, deadline, self._output)
         if self._request.finders.critical_for is not None:
             self._since.note(now, asked_at)
-        return [entry for entry in now if before.get(_key(entry)) == entry.version]
+        return [entry for entry in now if before.get(key_of(entry)) == entry.version]
 
     def _probe(self, entries: Sequence[RegistryEntry]) -> dict[Endpoint, Probe]:
         finders, plan = self._request.finders, self._request.plan
@@ -206,14 +202,14 @@ class Sweep:
         if untried:
             told.append(f"{_number(untried, 'loopback address', 'loopback addresses')} not tried: --loopback does")
         if finders.critical_for is not None:
-            judged = {_key(ghost.entry) for ghost in self._ghosts}
-            rest = [entry for entry in entries if _key(entry) not in judged]
+            judged = {key_of(ghost.entry) for ghost in self._ghosts}
+            rest = [entry for entry in entries if key_of(entry) not in judged]
             if young := too_young(rest, self._since, finders.critical_for):
                 told.append(young)
         return told
 
     def _remove(self, going: Sequence[Ghost], listed: Sequence[RegistryEntry], notes: Sequence[str]) -> Verdict:
-        deadline = Deadline.after(self._request.timeout + _TIME_FOR_EACH * len(going), self._clock)
+        deadline = Deadline.after(self._request.timeout + MORE_TIME_EACH * len(going), self._clock)
         bulk = remove_all(self._registry, [ghost.entry for ghost in going], deadline, self._output)
         for position, result in bulk.results.items():
             going[position].outcome = outcome_of(going[position].entry, result, self._registry.url)
@@ -259,15 +255,15 @@ class Sweep:
             return
         why = "interrupted" if bulk.is_interrupted else str(bulk.failure)
         try:
-            now = self._registry.entries(self._request.service, Deadline.after(_LAST_LOOK, self._clock))
+            now = self._registry.entries(self._request.service, Deadline.after(LAST_LOOK, self._clock))
         except RegistryError as error:
             for ghost in rest:
                 message = f"{ghost.entry} may have been removed or not ({why}; {error})"
                 ghost.outcome = Outcome(ghost.entry, ExitStatus.UNREACHABLE, message)
             return
-        there = {_key(entry): entry.version for entry in now}
+        there = {key_of(entry): entry.version for entry in now}
         for ghost in rest:
-            if there.get(_key(ghost.entry)) != ghost.entry.version:
+            if there.get(key_of(ghost.entry)) != ghost.entry.version:
                 message = f"{ghost.entry} is gone ({why} before that was reported, and not listed any more)"
                 ghost.outcome = Outcome(ghost.entry, ExitStatus.DONE, message)
             elif bulk.failure is not None:
@@ -281,16 +277,15 @@ class Sweep:
         """Look for as long as asked whether any of them comes back, under its id or at its address."""
         before = [ghost.outcome for ghost in tried if ghost.outcome is not None]
         seen: list[Document] = [{} for _ in before]
-        after = watch_many(
-            self._registry,
-            before,
-            listed,
-            seen,
+        looking = LookingAfter(
+            registry=self._registry,
+            listed=listed,
             seconds=self._request.watch_back,
             read_timeout=self._request.timeout,
             output=self._output,
             clock=self._clock,
         )
+        after = looking.removed(before, seen)
         for ghost, outcome, document in zip(tried, after, seen, strict=True):
             ghost.outcome, ghost.watched_back = outcome, document.get("watched_back")
 
@@ -303,10 +298,6 @@ class Sweep:
 def _is_hidden(entry: RegistryEntry) -> bool:
     """Whether ``entry`` is, or holds, something that nobody keeps, as far as can be told, and that may not be read."""
     return entry.refused == "children" or (entry.refused == "data" and not entry.is_live and not can_be_probed(entry))
-
-
-def _key(entry: RegistryEntry) -> tuple[str, str, str]:
-    return entry.service, entry.id, entry.locator
 
 
 def _number(count: int, what: str, several: str = "") -> str:
