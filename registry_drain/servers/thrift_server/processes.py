@@ -31,8 +31,10 @@ from registry_drain.servers.connections import IDLE_QUIET, pending_bytes
 from registry_drain.servers.in_flight import InFlight, InFlightRequest
 from registry_drain.servers.listener import DrainableListener, ListenerStoppedError, bound_address
 from registry_drain.servers.thrift_server.controls import Controls
+from registry_drain.servers.thrift_server.forking import ForkingSupervisor
+from registry_drain.servers.thrift_server.pool import PoolSupervisor
 from registry_drain.servers.thrift_server.shared_table import SharedTable
-from registry_drain.servers.thrift_server.supervisor import STOP_SIGNALS, Supervisor, run_and_exit
+from registry_drain.servers.thrift_server.supervisor import STOP_SIGNALS, run_and_exit
 from registry_drain.servers.thrift_server.tls import has_own_accept
 from registry_drain.servers.thrift_server.transport import listening_socket, listening_transport
 
@@ -80,6 +82,7 @@ class ThriftProcessServer:
         if not isinstance(server, (TForkingServer, TProcessPoolServer)):
             raise ConfigurationError(f"{kind} does not serve in child processes: use ThriftServer({kind}(...))")
         self._server: Any = server
+        self._is_pool = isinstance(server, TProcessPoolServer)
         self._transport: Any = listening_transport(server.serverTransport)
         if has_own_accept(self._transport):
             raise ConfigurationError(
@@ -125,8 +128,7 @@ class ThriftProcessServer:
             if self._listener is not None or self._closure is not None:
                 raise ServerError(f"{self!r} was started or stopped before: make a new server object to serve again")
             sock = listening_socket(self._transport)
-            is_pool = isinstance(self._server, TProcessPoolServer)
-            self._table = SharedTable(1 + (self._server.numWorkers if is_pool else self._max_children))
+            self._table = SharedTable(1 + (self._server.numWorkers if self._is_pool else self._max_children))
             self._in_flight.include(self._table)
             self._in_flight.stop_state.watch(self._tell)
             self._fork()
@@ -195,13 +197,14 @@ class ThriftProcessServer:
 
     def _fork(self) -> None:
         controls = Controls()
+        supervisor = PoolSupervisor if self._is_pool else ForkingSupervisor
         # A signal that means a stop must not run the service's handlers in the copy.
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
         try:
             self._pid = os.fork()
             if self._pid == 0:
                 self._controls = controls
-                run_and_exit(lambda: Supervisor(self._server, self._table, controls, *self._options).run())
+                run_and_exit(lambda: supervisor(self._server, self._table, controls, *self._options).run())
         except OSError:
             controls.close()
             self._transport.close()
