@@ -6,17 +6,17 @@ serving thread is to one in the other servers, so :class:`~registry_drain.server
 by the same rules: half-closed behind an answer, or when idle and quiet; then read until the linger time is over, when
 the loop sees the end of the input and closes the socket.
 
-Three things are replaced on the server: ``clients``, which makes each connection a :class:`_TrackedConnection`;
-``tasks``, through which each message passes on its way to a worker; and, when the listener is to be closed, ``handle``,
-around which the loop then does what others ask of it.
+Three things are replaced on the server: ``clients``, which makes each connection one of
+:mod:`~registry_drain.servers.thrift_server.nonblocking_connection`; ``tasks``, through which each message passes on its
+way to a worker; and, when the listener is to be closed, ``handle``, around which the loop then does what others ask of
+it.
 
 Rules:
 
 1. The listener leaves the loop's poll *before* it is sealed: once shut it would be readable for ever, and the loop has
    no place for that. From then on the stopping thread accepts, and hands over through a queue.
-2. Bytes count when they are read; a message is answered when its last byte is written, or its ``oneway`` handler has
-   returned.
-3. Sockets are closed by the loop alone.
+2. Sockets are closed by the loop alone, but for that of a call whose processor has failed: the library closes it in
+   the worker, when the loop does not poll it.
 
 Source: ``thrift/server/TNonblockingServer.py`` of Apache Thrift 0.25.
 """
@@ -25,7 +25,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import queue
 import socket
 import threading
 from collections import deque
@@ -39,22 +38,14 @@ from thrift.transport.TSSLSocket import TSSLServerSocket
 from registry_drain.clock import SYSTEM_CLOCK, Clock, Deadline
 from registry_drain.errors import ConfigurationError, ServerError
 from registry_drain.servers.base import ListenerClosure
-from registry_drain.servers.connections import IDLE_QUIET, Connection, Connections, join_threads
-from registry_drain.servers.current_request import serving
+from registry_drain.servers.connections import IDLE_QUIET, Connections, join_threads
 from registry_drain.servers.in_flight import InFlight, InFlightRequest
 from registry_drain.servers.listener import DrainableListener, bound_address
+from registry_drain.servers.thrift_server.nonblocking_connection import Clients, Tasks, TrackedConnection
 from registry_drain.servers.thrift_server.transport import do_nothing, listening_socket, listening_transport
 
 logger = logging.getLogger(__name__)
 
-_FRAME_HEAD = 4
-_WAIT_LEN, _SEND_ANSWER, _CLOSED = library.WAIT_LEN, library.SEND_ANSWER, library.CLOSED
-_READING = frozenset({library.WAIT_LEN, library.WAIT_MESSAGE})
-_Header = tuple[str, int, int]
-"""The method's name, the kind of message, its number."""
-_current_thread = threading.current_thread
-_read, _write, _ready = library.Connection.read, library.Connection.write, library.Connection.ready
-"""On the path of every request, where looking them up costs."""
 _OVERTIME_S = 0.050
 """The least that the loop gets to let go of the listener: it never waits for a request."""
 
@@ -102,7 +93,7 @@ class ThriftNonblockingServer:
         self._lock = threading.Lock()
         self._listener: DrainableListener[None] | None = None
         self._closure: ListenerClosure | None = None
-        self._accepted: deque[_TrackedConnection] = deque()
+        self._accepted: deque[TrackedConnection] = deque()
         self._must_let_go = False
         self._has_let_go = threading.Event()
         self._is_freed = False
@@ -132,8 +123,8 @@ class ThriftNonblockingServer:
             self._listener = DrainableListener(sock, self._accept_for_loop)
             server = self._server
             self._transport.listen = do_nothing
-            server.tasks = _Tasks()
-            server.clients = _Clients(self._track)
+            server.tasks = Tasks()
+            server.clients = Clients(self._track)
             self._handle_once: Callable[[], None] = server.handle
             self._thread.start()
             return bound_address(sock)
@@ -215,10 +206,10 @@ class ThriftNonblockingServer:
         self._server.socket = _NoListener(self._server._write)  # noqa: SLF001
         self._has_let_go.set()
 
-    def _track(self, connection: Any) -> _TrackedConnection:
-        if isinstance(connection, _TrackedConnection):
+    def _track(self, connection: Any) -> TrackedConnection:
+        if isinstance(connection, TrackedConnection):
             return connection
-        return _TrackedConnection(
+        return TrackedConnection(
             connection, self._connections, self._thread, self._server.max_frame_size, self._health_check_methods
         )
 
@@ -239,42 +230,6 @@ class ThriftNonblockingServer:
         return f"<ThriftNonblockingServer connections={len(self._connections)} in_flight={self._in_flight.count}>"
 
 
-class _Clients(dict[int, Any]):
-    """The server's connections by descriptor; each is made a tracked one when it is put in."""
-
-    def __init__(self, track: Callable[[Any], _TrackedConnection]) -> None:
-        super().__init__()
-        self._track = track
-
-    def __setitem__(self, descriptor: int, connection: Any) -> None:
-        super().__setitem__(descriptor, self._track(connection))
-
-
-class _Tasks(queue.SimpleQueue[list[Any]]):
-    """The workers' queue, which makes each message tell its connection when it is served.
-
-    A SimpleQueue, in C, for it is on the path of every request: what it saves over the library's Queue pays for ours.
-    """
-
-    def put(self, item: list[Any], *_: Any) -> None:
-        """Put what the library makes of a message: processor, protocols, transport of the answer, callback."""
-        ready = item[4]
-        if ready is not None:
-            connection: _TrackedConnection = ready.__self__
-            protocol = item[1]
-            # A connection has one message in work at a time.
-            connection.read_header = protocol.readMessageBegin
-            protocol.readMessageBegin = connection.begin_message
-        _put(self, item)
-
-
-_put = queue.SimpleQueue.put
-
-
-def _no_message() -> _Header:
-    raise AssertionError("no message is in work")
-
-
 class _NoListener:
     """Stands in for the server transport when the listener is somebody else's to close."""
 
@@ -286,142 +241,3 @@ class _NoListener:
 
     def close(self) -> None:
         """Do nothing: the handle is the server's own."""
-
-
-class _TrackedConnection(library.Connection):  # type: ignore[misc]  # thrift is not annotated
-    """A connection that tells the drain what it does.
-
-    Attributes:
-        tracked: what the drain knows of it.
-        read_header: the ``readMessageBegin`` of the message in work.
-        begin_message: stands in for it.
-    """
-
-    def __init__(
-        self,
-        connection: Any,
-        connections: Connections,
-        loop_thread: threading.Thread,
-        max_frame_size: int,
-        health_checks: frozenset[str],
-    ) -> None:
-        super().__init__(connection.socket, connection.wake_up, max_frame_size)
-        self._plain: socket.socket = connection.socket
-        self._connections = connections
-        self._health_checks = health_checks
-        self.tracked = Connection(connections, self._plain)
-        self.tracked.thread = self._loop_thread = loop_thread
-        self.tracked.is_waiting = True  # Nobody sleeps in a read: whether it is busy, the bytes tell.
-        self.tracked.is_timed = bool(health_checks) or not self.tracked.has_kernel_times
-        self.read_header: Callable[[], _Header] = _no_message
-        self.begin_message = self._begin_timed if self.tracked.is_timed else self._begin
-        connections.add(self.tracked)
-
-    # The library's own take a lock to read one attribute, in each turn for each connection.
-
-    def is_readable(self) -> bool:
-        """Whether the loop should read."""
-        return self.status in _READING
-
-    def is_writeable(self) -> bool:
-        """Whether the loop should write."""
-        return bool(self.status == _SEND_ANSWER)
-
-    def is_closed(self) -> bool:
-        """Whether the loop should forget it."""
-        return bool(self.status == _CLOSED)
-
-    def _begin(self) -> _Header:
-        """Read a message's header, in a worker's thread; leave the times to the kernel."""
-        header = self.read_header()
-        tracked = self.tracked
-        tracked.thread = _current_thread()
-        tracked.served += 1
-        tracked.name = header[0]
-        serving.set(tracked)
-        return header
-
-    def _begin_timed(self) -> _Header:
-        """Do the same, tell health checks from requests, and note the times."""
-        header = self.read_header()
-        tracked = self.tracked
-        tracked.thread = _current_thread()
-        tracked.started_at = arrived_at = self._connections.now()
-        if header[0] not in self._health_checks:
-            tracked.arrived_at = arrived_at
-            tracked.served += 1
-        tracked.name = header[0]
-        serving.set(tracked)
-        return header
-
-    def read(self) -> None:
-        """Read what is there. In the loop's thread."""
-        tracked = self.tracked
-        # What made it readable was in the kernel before we looked, so a drain that looks after us finds it.
-        if tracked.is_half_closed and not tracked.may_serve():
-            self._discard()
-            return
-        before = len(self._rbuf)
-        _read(self)
-        # What _unserved() returns, on the path of every request.
-        after = len(self._rbuf)
-        for message in self.received:
-            after += _FRAME_HEAD + message.len
-        tracked.received += after - before
-
-    def _discard(self) -> None:
-        """Read and throw away behind our end, until the client's."""
-        try:
-            if not self._plain.recv(65536):
-                self.close()
-        except BlockingIOError:
-            pass
-        except OSError:
-            self.close()
-
-    def write(self) -> None:
-        """Write the answer, or more of it. In the loop's thread."""
-        tracked = self.tracked
-        if not self._connections.is_draining:
-            _write(self)
-            if self.status == _WAIT_LEN:
-                # A drain that begins just now finds the connection idle, and closes it as such.
-                tracked.thread = self._loop_thread
-                tracked.name = ""
-                tracked.boundary = tracked.received - (self._unserved() if self.received else len(self._rbuf))
-            return
-        if not tracked.is_corked:
-            tracked.cork(is_corked=True)
-            tracked.is_corked = True
-        _write(self)
-        if self.status == _WAIT_LEN:
-            self._end_request()
-
-    def ready(self, all_ok: bool, message: bytes) -> None:  # noqa: FBT001 - its signature
-        """Take a call's answer. In a worker's thread."""
-        if self.status == _CLOSED:
-            return  # It was cut off.
-        if all_ok and not message:
-            self._end_request()  # oneway
-        _ready(self, all_ok, message)
-
-    def _end_request(self) -> None:
-        tracked = self.tracked
-        tracked.leftover = self._unserved()
-        tracked.thread = self._loop_thread
-        tracked.end_request()
-        tracked.is_corked = False
-
-    def _unserved(self) -> int:
-        """Return how many bytes have been read of messages that have not been handed to a worker yet."""
-        unserved = len(self._rbuf)
-        if self.received:
-            unserved += sum(_FRAME_HEAD + message.len for message in self.received)
-        return unserved
-
-    def close(self) -> None:
-        """Close the socket."""
-        self.begin_message = _no_message  # a cycle, which would outlive the connection
-        self.tracked.close()
-        super().close()
-        self.tracked.closed()
