@@ -102,7 +102,7 @@ def test_a_node_that_was_taken_over_is_left_alone(zookeeper_server: ZooKeeperSer
     old, new = registry.registration(instance), registry.registration(instance)
     try:
         old.register(soon())
-        holder = old._holder  # type: ignore[attr-defined]
+        holder = old._worker.holder  # type: ignore[attr-defined]
         new.register(soon())
         with pytest.raises(LiveOwnerError):
             old._node.leave_rotation(holder, soon())  # type: ignore[attr-defined]

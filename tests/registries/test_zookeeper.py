@@ -27,8 +27,8 @@ from registry_drain.registries.url import open_registry
 from registry_drain.registries.zookeeper import ZooKeeperRegistry
 from registry_drain.registries.zookeeper.layouts import CuratorLayout, NodeContent, NodeTree
 from registry_drain.registries.zookeeper.layouts.base import Recognition
-from registry_drain.registries.zookeeper.node import may_take_over
 from registry_drain.registries.zookeeper.registration import ZooKeeperRegistration
+from registry_drain.registries.zookeeper.registration.take_over import may_take_over
 from registry_drain.registries.zookeeper.session import SessionPhase, session_text
 from registry_drain.registries.zookeeper.session_client import address_in, client_of
 from tests.conftest import NewZooKeeper

@@ -302,7 +302,7 @@ def test_a_server_that_is_back_in_time_confirms(own_stage: Stage, fault: str) ->
     else:
         own_stage.server.kill()
     stop = Background(lambda: registration.on_shutdown(within(30.0)))
-    eventually(lambda: registration._is_fenced)
+    eventually(lambda: registration._worker.is_fenced)
     if fault == "frozen":
         own_stage.server.thaw()
     else:

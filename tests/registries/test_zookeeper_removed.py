@@ -71,6 +71,21 @@ def test_a_folder_deleted_with_all_that_is_in_it_stays_out(stage: Stage) -> None
     stays_out(stage, registration)
 
 
+def test_a_callback_that_fails_is_logged_and_ends_nothing(stage: Stage, caplog: pytest.LogCaptureFixture) -> None:
+    """It is called in the thread that keeps the node, which must live on, to rejoin."""
+
+    def fail(_line: str) -> None:
+        raise ValueError("somebody's callback")
+
+    registration = stage.registered()
+    registration.on_removed(fail)
+    delete(stage)
+    stays_out(stage, registration)
+    registration.rejoin(within())
+    assert stage.stat() is not None
+    assert "somebody's callback" in caplog.text
+
+
 def test_it_rejoins_when_told_to(stage: Stage) -> None:
     """rejoin() lists it again. What is lost afterwards is restored, what is removed once more stays out once more."""
     registration = stage.registered()

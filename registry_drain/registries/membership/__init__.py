@@ -5,8 +5,8 @@
 - ``operators_removal``: an operator has taken it out, and it stays out
 """
 
-from registry_drain.registries.membership.membership import Membership
+from registry_drain.registries.membership.membership import Membership, handed_over
 from registry_drain.registries.membership.operators_removal import OperatorsRemoval
 from registry_drain.registries.membership.write_fence import WriteFence
 
-__all__ = ["Membership", "OperatorsRemoval", "WriteFence"]
+__all__ = ["Membership", "OperatorsRemoval", "WriteFence", "handed_over"]

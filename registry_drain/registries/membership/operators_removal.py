@@ -53,8 +53,13 @@ class OperatorsRemoval:
             call = self._call
         where, instance = self._membership.url, self._membership.instance
         self._log.warning("%s stays out of %s until it is told to rejoin: %s", instance, where, line)
-        if call is not None:
+        if call is None:
+            return
+        try:
             call(line)
+        except Exception:  # noqa: BLE001 -- somebody's code
+            # Whose thread this is goes on: it keeps other things alive.
+            self._log.exception("on_removed of %s failed", self._membership)
 
     def lift(self) -> None:
         """It is registered again."""
@@ -68,7 +73,7 @@ class OperatorsRemoval:
             RemovedByOperatorError: it is.
         """
         if line := self._line:
-            raise RemovedByOperatorError(f"{self._membership}: it was {line}")
+            raise RemovedByOperatorError(f"{self._membership}: it was {line}; it stays out until it is told to rejoin")
 
     def added_to(self, detail: str) -> str:
         """Return the ``detail`` of a removal, and what it was removed by before, if it was."""

@@ -7,15 +7,8 @@ it sees our own node. It runs in one thread only, the registration's worker. Rul
 
 1. *A write without an answer ends its session.* That drops kazoo's queue and lets the server undo what it has done. The
    next attempt has a new session, and knows the old one's node by its owner.
-2. *The newest wins.* A node in our way is replaced, in one transaction, if it is left over from a session of our own,
-   or if we never held the path: then we are the restarted process, and it is our predecessor's whose session has yet to
-   time out. Once we held the path whoever stands there came later (until then it was ours): we yield, for good. One
-   exception protects a successor from an elder that was late: if the node says that its instance started after we did,
-   and not in the future, then *we* are the elder and refuse. A start in the future only tells that a clock was set
-   back.
-3. *Take-over is guarded by the version*, which helps because consecutive holders never have the same one: whoever takes
-   a node over writes its data as often as it takes to be one ahead, modulo ``_VERSIONS``. What remains is a predecessor
-   that expires *and* a rival that registers plainly between our look and our transaction, about 1 ms.
+2. *The newest wins*: :mod:`registry_drain.registries.zookeeper.registration.take_over` says who that is.
+3. *Take-over is guarded by the version*: see there.
 4. *Persistent nodes are left alone*: no owner's death will ever explain them.
 5. *A node that is gone before its session was taken out on purpose*, and is not made again before :meth:`rejoin`.
    ZooKeeper by itself removes an ephemeral node only with its session. So if the very session under which we saw our
@@ -32,7 +25,7 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from kazoo.exceptions import NoAuthError, NoNodeError, RolledBackError, RuntimeInconsistency
+from kazoo.exceptions import NoNodeError
 from kazoo.security import ACL
 
 from registry_drain.clock import Clock, Deadline
@@ -47,9 +40,13 @@ from registry_drain.errors import (
 from registry_drain.instance import ServiceInstance
 from registry_drain.registries.zookeeper.layouts import NodeTree
 from registry_drain.registries.zookeeper.layouts.base import SwitchableLayout, parents
-from registry_drain.registries.zookeeper.refusal import Need, folder_of
+from registry_drain.registries.zookeeper.registration.take_over import (
+    is_applied,
+    may_take_over,
+    refused_need,
+    taking_over,
+)
 from registry_drain.registries.zookeeper.session import (
-    ANSWERS,
     RefusedRequestError,
     Request,
     ZooKeeperSession,
@@ -59,30 +56,10 @@ from registry_drain.registries.zookeeper.settings import Cancellation, Cancelled
 
 log = logging.getLogger(__name__)
 
-_VERSIONS = 8
-"""See rule 3. A take-over costs at most so many tiny writes; eight take-overs within 1 ms do not happen."""
 _MOST_STEPS = 12
 """Looks per attempt. Few are ever needed: missing parents, a predecessor, a race lost, and the look that finds us."""
 _LARGEST_NODE = 1_000_000
 """Bytes. ZooKeeper's jute.maxbuffer is 1 MiB by default; beyond it the server just drops the connection, each time."""
-
-
-def may_take_over(theirs: float | None, ours: float, now: float, *, held_before: bool, is_own: bool) -> bool:
-    """Return whether a node in our way may be replaced; see rule 2.
-
-    Args:
-        theirs: when its instance started, in UNIX seconds; None if it does not say.
-        ours: when we started.
-        now: the same clock, now.
-        held_before: whether our node has stood on this path.
-        is_own: whether it belongs to an earlier session of ours.
-    """
-    if is_own:
-        return True
-    if held_before:
-        return False
-    is_younger = theirs is not None and ours < theirs <= now
-    return not is_younger
 
 
 class OwnNode:
@@ -313,32 +290,12 @@ class OwnNode:
             raise LiveOwnerError(f"{path} belongs to {holder}, a newer instance than this one")
         log.info("%s takes over the node that %s left behind", self._instance, holder)
 
-        def take_over(client: Any) -> Any:
-            transaction = client.transaction()
-            transaction.delete(path, version=stat.version)
-            transaction.create(path, self._data, ephemeral=True)
-            for _ in range((stat.version + 1) % _VERSIONS):
-                transaction.set_data(path, self._data)
-            return transaction.commit_async()
-
-        [results] = self._write(session, [take_over], deadline)
-        self._check_transaction(session, path, results, deadline)
-        if isinstance(results, list) and not any(isinstance(result, Exception) for result in results):
+        [results] = self._write(session, [taking_over(path, stat.version, self._data)], deadline)
+        # What one of ``ANSWERS`` means is explained by the next look.
+        if (need := refused_need(path, results, self._settings.url)) is not None:
+            raise session.refused(need, deadline)
+        if is_applied(results):
             self._seen_under = session
-
-    def _check_transaction(self, session: ZooKeeperSession, path: str, results: Any, deadline: Deadline) -> None:
-        """Return if it was applied, or met one of ``ANSWERS``, which the next look explains."""
-        for index, result in enumerate(results if isinstance(results, list) else [results]):
-            # The operations that were not at fault are answered with these two.
-            is_bystander = isinstance(result, (RolledBackError, RuntimeInconsistency))
-            if is_bystander or not isinstance(result, Exception) or isinstance(result, ANSWERS):
-                continue
-            if isinstance(result, NoAuthError):
-                permission = ("DELETE", "CREATE")[index] if index < 2 else "WRITE"
-                need = Need(f"taking {path} over", folder_of(path) if index < 2 else path, permission)
-                raise session.refused(need, deadline)
-            reason = type(result).__name__
-            raise RegistryUnavailableError(f"{self._settings.url}: the transaction failed ({reason})")
 
     def _write(
         self, session: ZooKeeperSession, requests: list[Request], deadline: Deadline, *, may_be_refused: bool = False
