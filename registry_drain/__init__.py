@@ -9,6 +9,7 @@ The map of the house, from the outside in:
 - :mod:`registry_drain.shutdown`: the stop: phases, budget, observers, report, signals. Knows no registry and no server.
 - :mod:`registry_drain.registries`: where instances are listed: Consul, ZooKeeper, a local directory; by URL.
 - :mod:`registry_drain.servers`: what is drained: one adapter for each server library.
+- :mod:`registry_drain.persistent_registration`: an instance's membership of one registry, which a service keeps trying.
 - :mod:`registry_drain.instance`, ``phases``, ``errors``, ``clock``: what all of them speak of.
 - :mod:`registry_drain.cli`: the commands. :mod:`registry_drain.testing`: for your own tests.
 

@@ -188,6 +188,8 @@ class Registration(Protocol):
                 ``on_shutdown`` cleans up.
             PermissionRefusedError: not retryable.
             LiveOwnerError: fenced already, or a live owner that cannot be taken over has the id.
+            RemovedByOperatorError: of a backend that can tell: see
+                :class:`~registry_drain.registries.abilities.RejoinableRegistration`.
         """
         ...
 
@@ -256,10 +258,11 @@ class Registry(Protocol):
         Args:
             entry: from :meth:`entries`; if its ``version`` no longer matches, nothing is removed.
             deadline: bounds retries and proof together.
-            force: remove it although its owner is alive (who may put it back).
+            force: remove it although its owner is alive, or a system manages it, and may put it back.
 
         Raises:
-            LiveOwnerError: its owner is alive (without ``force``), or it was registered anew since it was shown.
+            LiveOwnerError: its owner is alive, or a system manages it (without ``force``); or it was registered anew
+                since it was shown.
             InstanceNotFoundError: it is gone already.
             RegistryUnavailableError: before anything was sent. Afterwards the outcome is UNCONFIRMED instead.
             PermissionRefusedError: the registry refused.
