@@ -15,9 +15,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 
-from registry_drain.clock import Clock, Deadline
+from registry_drain import Clock, Deadline, ServiceInstance
 from registry_drain.errors import InstanceNotFoundError, LiveOwnerError, RegistryUnavailableError
-from registry_drain.instance import ServiceInstance
 from registry_drain.registries.base import RegistryEntry, Removal, RemovalOutcome
 from registry_drain.registries.retry import retrying
 from registry_drain.registries.url import RegistryURL

@@ -16,10 +16,8 @@ from typing import Any
 
 import grpc
 
-from registry_drain.clock import Deadline
-from registry_drain.instance import ServiceInstance
+from registry_drain import Deadline, ServiceInstance, open_registry
 from registry_drain.registries.base import Watch
-from registry_drain.registries.url import open_registry
 
 CALL_TIMEOUT = 10.0
 """Seconds that one call may take."""

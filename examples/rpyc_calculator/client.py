@@ -16,10 +16,8 @@ from typing import Any
 
 import rpyc
 
-from registry_drain.clock import Deadline
-from registry_drain.instance import ServiceInstance
+from registry_drain import Deadline, ServiceInstance, open_registry
 from registry_drain.registries.base import Watch
-from registry_drain.registries.url import open_registry
 
 
 def call_for(watch: Watch, seconds: float) -> tuple[int, list[str]]:
