@@ -11,8 +11,8 @@ from registry_drain.instance import ServiceInstance, check_name, check_port
 from registry_drain.registries.base import Registry
 from registry_drain.shutdown.budget import StopBudget
 from registry_drain.shutdown.events import EventSink, log_event
+from registry_drain.shutdown.leaving import check_soft_drain
 from registry_drain.shutdown.observers import ShutdownObserver
-from registry_drain.shutdown.routine import check_soft_drain
 
 RegistryLike = str | Registry
 LEAST_SOFT_DRAIN = 1.0

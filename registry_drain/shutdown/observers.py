@@ -9,8 +9,8 @@ report, never the end of the stop.
 from __future__ import annotations
 
 import threading
-from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from dataclasses import dataclass
 from enum import Enum
 from functools import partial
 from typing import TYPE_CHECKING, Protocol, cast, runtime_checkable
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Protocol, cast, runtime_checkable
 from registry_drain.clock import Deadline
 from registry_drain.errors import ConfigurationError
 from registry_drain.phases import Outcome
-from registry_drain.registries.base import Removal, RemovalOutcome
+from registry_drain.registries.base import Removal
 from registry_drain.shutdown.bounded import BoundedCall
 
 if TYPE_CHECKING:  # asyncio is a good part of the time that importing this package takes
@@ -199,39 +199,11 @@ class ShutdownNotifier:
                 raise ConfigurationError(f"registration {name}: too late, the stop has begun")
             self._first.append((name, observer))
 
-    def begin_soft_drain(self, deadline: Deadline, on_end: Callable[[], None]) -> list[BoundedCall[object]]:
-        """Let every first observer that can leave the rotation do so, all at once.
-
-        Those can that have ``leave_rotation(deadline)`` and ``can_leave_rotation``, and the latter is true.
-        """
+    @property
+    def first(self) -> tuple[tuple[str, FirstObserver], ...]:
+        """Those that take the instance out of its clusters, with their names."""
         with self._lock:
-            first = list(self._first)
-        return [
-            BoundedCall(name, partial(observer.leave_rotation, deadline.with_headroom()), deadline, on_end=on_end)
-            for name, observer in first
-            if isinstance(observer, RotatingObserver) and observer.can_leave_rotation
-        ]
-
-    def begin_first(self, deadline: Deadline, on_end: Callable[[], None]) -> list[BoundedCall[Removal]]:
-        """Let every first observer fence, remove and prove, all at once; ``on_end`` is called as each ends."""
-        with self._lock:
-            first = list(self._first)
-        return [
-            BoundedCall(name, _leaving(observer, deadline.with_headroom()), deadline, on_end=on_end)
-            for name, observer in first
-        ]
-
-    def begin_again(
-        self, calls: Sequence[BoundedCall[Removal]], deadline: Deadline, on_end: Callable[[], None]
-    ) -> dict[int, BoundedCall[Removal]]:
-        """Let those try once more whose removal ended in doubt; by position in ``calls``."""
-        with self._lock:
-            first = list(self._first)
-        return {
-            position: BoundedCall(name, _leaving(observer, deadline.with_headroom()), deadline, on_end=on_end)
-            for position, ((name, observer), call) in enumerate(zip(first, calls, strict=True))
-            if call.value is not None and call.value.outcome is RemovalOutcome.UNCONFIRMED
-        }
+            return tuple(self._first)
 
     def close(self) -> None:
         """Refuse further observers: the stop has begun."""
@@ -320,22 +292,6 @@ def result_of(call: BoundedCall[object], when: When) -> ObserverResult:
     if isinstance(call.error, TimeLimitError):
         return ObserverResult(call.name, when, Outcome.TIMED_OUT, call.elapsed, str(call.error))
     return ObserverResult(call.name, when, call.outcome, call.elapsed, call.detail)
-
-
-def _leaving(observer: FirstObserver, deadline: Deadline) -> Callable[[], Removal]:
-    def leave() -> Removal:
-        # The fence stands before anything is deleted: a heartbeat that comes between would put the instance back. A
-        # heartbeat that cannot be joined leaves half of the time for the removal all the same.
-        try:
-            observer.fence(deadline.capped(deadline.remaining() / 2))
-        except Exception as error:  # noqa: BLE001 - an entry that may come back is better than one that surely stays
-            removal = observer.on_shutdown(deadline)
-            outcome = RemovalOutcome.UNCONFIRMED if removal.is_gone else removal.outcome
-            why = f"its fence failed ({type(error).__name__}: {error}), so it may come back"
-            return replace(removal, outcome=outcome, detail=f"{removal.detail or removal.outcome.value}; {why}")
-        return observer.on_shutdown(deadline)
-
-    return leave
 
 
 def _check_call(observer: object, call: Callable[..., object], promised: str, arguments: int) -> None:

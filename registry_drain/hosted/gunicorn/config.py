@@ -14,8 +14,8 @@ from registry_drain.hosted.gunicorn.worker import OF_THE_USER
 from registry_drain.registries.base import Registry
 from registry_drain.shutdown.budget import StopBudget
 from registry_drain.shutdown.events import EventSink, log_event
+from registry_drain.shutdown.leaving import check_soft_drain
 from registry_drain.shutdown.observers import ShutdownObserver
-from registry_drain.shutdown.routine import check_soft_drain
 
 logger = logging.getLogger(__name__)
 
