@@ -2,8 +2,8 @@
 
 ``server`` is the adapter of those with threads; ``nonblocking`` that of ``TNonblockingServer``, with
 ``nonblocking_connection`` behind it; ``processes`` that of those that fork, with ``supervisor``, ``forking``, ``pool``,
-``child``, ``controls`` and ``shared_table`` behind it. ``tracking`` is what they share (``shared_tracking`` in a child),
-``messages`` its part on the path of every call, ``tls`` and ``transport`` the sockets.
+``child``, ``controls`` and ``shared_table`` behind it. ``tracking`` is what they share, in a child with
+``shared_tracking``; ``messages`` its part on the path of every call, ``tls`` and ``transport`` the sockets.
 """
 
 from registry_drain.errors import MissingExtraError

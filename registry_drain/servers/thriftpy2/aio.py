@@ -6,15 +6,14 @@ is not run: connections are accepted here, so that each is known from the moment
 asyncio's own server loses those that it has accepted and not begun to serve.
 
 The event loop is to every connection what a serving thread is to one in the other servers. A stream reader of ours
-counts the bytes as they come, the processor's calls mark the boundaries
-(:mod:`~registry_drain.servers.thriftpy2.boundaries`), and
+(:mod:`~registry_drain.servers.thriftpy2.aio_stream`) counts the bytes as they come, the processor's calls mark the
+boundaries (:mod:`~registry_drain.servers.thriftpy2.boundaries`), and
 :class:`~registry_drain.servers.connections.Connections` closes by the same rules.
 
 Rules:
 
-1. A message counts as answered when its last byte is with the kernel: asyncio may hold some of it itself.
-2. ``client_timeout`` covers a whole connection, as it does without us: set it to None, or longer than they live.
-3. A task is cancelled only by the cut-off, or by that timeout; cancelled tasks are awaited.
+1. ``client_timeout`` covers a whole connection, as it does without us: set it to None, or longer than they live.
+2. A task is cancelled only by the cut-off, or by that timeout; cancelled tasks are awaited.
 
 Sources: ``thriftpy2/contrib/aio/server.py``, ``socket.py`` of thriftpy2 0.7; cpython#109564.
 """
@@ -33,7 +32,6 @@ from typing import Any
 
 from thriftpy2.contrib.aio.processor import TAsyncProcessor
 from thriftpy2.contrib.aio.server import TAsyncServer
-from thriftpy2.contrib.aio.socket import StreamHandler
 from thriftpy2.transport import TTransportException
 
 from registry_drain.clock import SYSTEM_CLOCK, Clock, Deadline
@@ -44,22 +42,16 @@ from registry_drain.servers.current_request import serving
 from registry_drain.servers.event_loop import ServerLoop
 from registry_drain.servers.in_flight import InFlight, InFlightRequest
 from registry_drain.servers.listener import DrainableListener, bound_address
-from registry_drain.servers.thriftpy2.boundaries import (
-    end_if_closed,
-    end_of_file,
-    hooked_processor,
-    note_request,
-    unread_in,
-)
+from registry_drain.servers.thriftpy2.aio_stream import CountingReader, TrackedStream, hang_up
+from registry_drain.servers.thriftpy2.boundaries import end_if_closed, hooked_processor, note_request, unread_in
 
 logger = logging.getLogger(__name__)
 
 _START_LIMIT_S = 10.0
 _END_LIMIT_S = 1.0
 """Seconds for the loop to do what never waits for a request, and for cancelled tasks to end."""
-_GOODBYE_LIMIT_S = 1.0
-"""Seconds for the TLS goodbye of a connection that is over."""
-_FLUSH_STEP = 0.005
+_LOOK_AFTER_S = 0.005
+"""Seconds for tasks whose sockets were shut to end by themselves."""
 
 
 class Thriftpy2AioServer:
@@ -220,7 +212,7 @@ class Thriftpy2AioServer:
 
     async def _serve_connection(self, connection: Connection) -> None:
         loop = asyncio.get_running_loop()
-        reader = _CountingReader(connection)
+        reader = CountingReader(connection)
         protocol = asyncio.StreamReaderProtocol(reader)
         context: ssl.SSLContext | None = self._trans.ssl_context
         try:
@@ -238,14 +230,12 @@ class Thriftpy2AioServer:
         except asyncio.TimeoutError:
             logger.info("%s: client_timeout is over", connection.peer)
         finally:
-            await _hang_up(connection, writer)
+            await hang_up(connection, writer)
 
-    async def _serve_stream(
-        self, connection: Connection, reader: _CountingReader, writer: asyncio.StreamWriter
-    ) -> None:
+    async def _serve_stream(self, connection: Connection, reader: CountingReader, writer: asyncio.StreamWriter) -> None:
         # As TAsyncServer.handle does it.
         server = self._server
-        client = _TrackedStream(connection, reader, writer)
+        client = TrackedStream(connection, reader, writer)
         serving.set(connection)
         _client.set(client)
         itrans, otrans = server.itrans_factory.get_transport(client), server.otrans_factory.get_transport(client)
@@ -258,21 +248,11 @@ class Thriftpy2AioServer:
         except Exception:
             logger.exception("%r: a connection has failed", self)
 
-    async def _end_message(self, client: _TrackedStream, iprot: Any) -> None:
-        """Note a message boundary: what was begun before has been answered."""
-        if client.writer.transport.get_write_buffer_size():
-            await client.flushed()
-        connection = client.connection
-        connection.leftover = connection.received - client.given + unread_in(iprot.trans)
-        connection.end_request()
-        if connection.is_half_closed:
-            end_if_closed(connection)
-
     def _mark_boundaries(self, process: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
         async def process_one(iprot: Any, oprot: Any) -> None:
             client = _client.get()
             if client is not None:
-                await self._end_message(client, iprot)
+                await client.end_message(iprot)
             await process(iprot, oprot)
 
         return process_one
@@ -288,7 +268,7 @@ class Thriftpy2AioServer:
             # On the path of every request, hence spelled out: the common case of what else is called.
             if is_first:
                 if connections.is_draining or client.writer.transport.get_write_buffer_size():
-                    await self._end_message(client, iprot)
+                    await client.end_message(iprot)
                 else:
                     connection.boundary = client.given - unread_in(iprot.trans)
                     connection.name = ""
@@ -308,7 +288,7 @@ class Thriftpy2AioServer:
         left = set(self._tasks)
         if left:
             # Their sockets are shut: those that read end by themselves, and need no cancelling.
-            _, left = await asyncio.wait(left, timeout=_FLUSH_STEP)
+            _, left = await asyncio.wait(left, timeout=_LOOK_AFTER_S)
         for task in left:
             task.cancel()
         if left:
@@ -319,63 +299,5 @@ class Thriftpy2AioServer:
         return f"<Thriftpy2AioServer connections={len(self._connections)} in_flight={self._in_flight.count}>"
 
 
-_feed_data = asyncio.StreamReader.feed_data
-
-
-class _CountingReader(asyncio.StreamReader):
-    """Counts what comes, and throws away what comes behind our end of the connection."""
-
-    def __init__(self, connection: Connection) -> None:
-        super().__init__()
-        self._connection = connection
-
-    def feed_data(self, data: Any) -> None:
-        connection = self._connection
-        connection.received += len(data)
-        if connection.is_half_closed and not connection.may_serve():
-            connection.boundary = connection.received
-            return
-        _feed_data(self, data)
-
-
-class _TrackedStream(StreamHandler):
-    """What the transports read from and write to.
-
-    Attributes:
-        connection: what the drain knows of it.
-        given: how many bytes the transports have been given.
-    """
-
-    def __init__(self, connection: Connection, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        super().__init__(reader, writer)  # type: ignore[no-untyped-call]
-        self.connection = connection
-        self.given = 0
-
-    async def read(self, size: int) -> bytes:
-        data: bytes = await self.reader.read(size)
-        if not data:
-            raise end_of_file(self.connection)
-        self.given += len(data)
-        return data
-
-    async def flushed(self) -> None:
-        """Wait until all that was written is with the kernel."""
-        transport = self.writer.transport
-        # No event tells of it: drain() returns when there is room again, which is earlier.
-        while transport.get_write_buffer_size() and not transport.is_closing():  # noqa: ASYNC110
-            await asyncio.sleep(_FLUSH_STEP)
-
-
-_client: ContextVar[_TrackedStream | None] = ContextVar("registry_drain.thriftpy2.aio", default=None)
+_client: ContextVar[TrackedStream | None] = ContextVar("registry_drain.thriftpy2.aio", default=None)
 """What the current task serves."""
-
-
-async def _hang_up(connection: Connection, writer: asyncio.StreamWriter) -> None:
-    connection.close()
-    try:
-        writer.close()
-        with suppress(OSError, asyncio.TimeoutError):
-            await asyncio.wait_for(writer.wait_closed(), _GOODBYE_LIMIT_S)
-    finally:
-        writer.transport.abort()
-        connection.closed()
