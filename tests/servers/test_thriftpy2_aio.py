@@ -24,6 +24,7 @@ from thriftpy2.contrib.aio.transport.buffered import TAsyncBufferedTransportFact
 from thriftpy2.contrib.aio.transport.framed import TAsyncFramedTransportFactory
 
 from registry_drain import Deadline
+from registry_drain.errors import ServerError
 from registry_drain.servers.base import DrainableServer
 from registry_drain.servers.thriftpy2 import Thriftpy2AioServer
 from registry_drain.testing.bench import Call
@@ -155,3 +156,16 @@ def test_a_closed_listener_is_forgotten_by_the_loop() -> None:
         assert not asyncio.run_coroutine_threadsafe(has_reader(), loop).result(TIMEOUT)
     finally:
         server.cut_off()
+
+
+def test_a_start_that_fails_leaves_no_listener() -> None:
+    """Clients would connect to it and wait for ever: there is no loop that accepts them."""
+    trans = TAsyncServerSocket(host="127.0.0.1", port=0)
+    server = Thriftpy2AioServer(TAsyncServer(TAsyncProcessor(echo_thrift.Echo, AsyncEcho(bytes)), trans))
+    loop = asyncio.new_event_loop()
+    loop.close()
+    server.use_loop(loop)
+    with pytest.raises(ServerError, match="event loop is not running"):
+        server.start()
+    assert trans.raw_sock.fileno() == -1
+    assert server.close_listener(Deadline.after(TIMEOUT)).method == "never started"

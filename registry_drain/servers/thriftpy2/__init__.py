@@ -1,6 +1,6 @@
 """Drains thriftpy2's servers: ``threaded`` those that block, ``aio`` the asyncio one.
 
-``aio_stream`` is what the latter reads from; ``boundaries`` what they share: where one message ends and the next begins.
+``aio_stream`` is what the latter reads from, ``boundaries`` what they share: where a message ends and the next begins.
 """
 
 from registry_drain.errors import MissingExtraError

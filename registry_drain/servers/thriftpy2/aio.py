@@ -120,7 +120,8 @@ class Thriftpy2AioServer:
 
         Raises:
             OSError: the address cannot be bound.
-            ServerError: started or stopped before.
+            ServerError: started or stopped before; or the application's event loop is closed.
+            TimeoutError: it does not answer.
         """
         with self._lock:
             if self._listener is not None or self._closure is not None:
@@ -133,8 +134,15 @@ class Thriftpy2AioServer:
             sock: socket.socket = self._trans.raw_sock
             sock.settimeout(0.0)
             self._sock = sock
-            self._loop.start()
-            self._loop.call(self._begin, Deadline.after(_START_LIMIT_S))
+            try:
+                self._loop.start()
+                self._loop.call(self._begin, Deadline.after(_START_LIMIT_S))
+            except BaseException:
+                # Nobody would ever accept, and clients that connect would wait for their answers.
+                self._sock = None
+                sock.close()
+                self._loop.stop()
+                raise
             self._listener = DrainableListener(sock, self._accept_one)
             return bound_address(sock)
 
