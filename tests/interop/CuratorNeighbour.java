@@ -64,7 +64,9 @@ public class CuratorNeighbour {
     private static synchronized void say(String source, Collection<ServiceInstance<Map>> instances) {
         TreeSet<String> words = new TreeSet<>();
         for (ServiceInstance<Map> each : instances) {
-            words.add(each.getId() + "@" + each.getAddress() + ":" + each.getPort() + "=" + each.getPayload());
+            words.add(each.getId() + "@" + each.getAddress() + ":" + each.getPort() + "=" + each.getPayload()
+                    + (each.getSslPort() == null ? "" : "/ssl:" + each.getSslPort())
+                    + (each.isEnabled() ? "" : "/disabled"));
         }
         System.out.println(source + " " + String.join(" ", words));
     }

@@ -54,6 +54,22 @@ def test_curator_sees_ours_come_and_go(
         curator.sees()
 
 
+def test_curator_reads_what_its_own_builder_takes(
+    registry: Registry, zookeeper_server: ZooKeeperServer, unique: str, tmp_path: Path
+) -> None:
+    """A TLS port, and an instance that begins out of rotation and is put into it."""
+    asked = {"curator-enabled": "false", "curator-ssl-port": "9443", "curator-service-type": "DYNAMIC"}
+    instance = ServiceInstance("calculator", "192.0.2.7", 9090, id="asked", metadata=asked)
+    with CuratorNeighbour(tmp_path, zookeeper_server.hosts, f"/{unique}", "calculator") as curator:
+        registration = registry.registration(instance)
+        registration.register(_within())
+        curator.sees("asked@192.0.2.7:9090=null/ssl:9443/disabled")
+        assert main(["undrain", registry.url, "--id", "asked"]) == 0
+        curator.sees("asked@192.0.2.7:9090=null/ssl:9443")
+        assert registration.on_shutdown(_within()).outcome is RemovalOutcome.CONFIRMED
+        curator.sees()
+
+
 def test_we_see_and_remove_curators_and_it_comes_back(
     registry: Registry,
     zookeeper_server: ZooKeeperServer,

@@ -28,7 +28,8 @@ def test_prometheus_sees_ours_come_and_go(zookeeper_server: ZooKeeperServer, uni
     }
 
     def instance(number: int) -> ServiceInstance:
-        return ServiceInstance("calculator", f"192.0.2.{number}", 9090, id=f"i{number}")
+        metadata = {"endpoint.admin": f"192.0.2.{number}:9091"}
+        return ServiceInstance("calculator", f"192.0.2.{number}", 9090, id=f"i{number}", metadata=metadata)
 
     ours = {
         (layout, number): registry.registration(instance(number))
@@ -51,6 +52,10 @@ def test_prometheus_sees_ours_come_and_go(zookeeper_server: ZooKeeperServer, uni
         with PrometheusNeighbour(tmp_path, discoveries) as prometheus:
             prometheus.sees(targets(1, 2))
             assert {each["__meta_serverset_status"] for each in prometheus.labels("serverset")} == {"ALIVE"}
+            assert {
+                (each["__meta_serverset_endpoint_host_admin"], each["__meta_serverset_endpoint_port_admin"])
+                for each in prometheus.labels("serverset")
+            } == {("192.0.2.1", "9091"), ("192.0.2.2", "9091")}
             assert {each["__meta_nerve_endpoint_port"] for each in prometheus.labels("nerve")} == {"9090"}
             for layout, registry in registries.items():
                 ours[layout, 3].register(_within())

@@ -60,6 +60,21 @@ def test_what_is_written_is_read_back(
     assert content.health == ""
 
 
+def test_what_curators_builder_takes_is_written_when_asked_for() -> None:
+    """As fields of its own, and not as metadata: a payload would keep clients of other payload classes away."""
+    asked = {"curator-enabled": "false", "curator-ssl-port": "9443", "curator-service-type": "DYNAMIC"}
+    data = LAYOUT.encode(ServiceInstance("calculator", "10.0.0.7", 9090, "one", asked), 1.0)
+    document = json.loads(data)
+    assert (document["enabled"], document["sslPort"], document["serviceType"]) == (False, 9443, "DYNAMIC")
+    assert document["payload"] is None
+    content = LAYOUT.decode("one", data)
+    assert (content.health, content.endpoints, content.metadata) == ("maintenance", (("10.0.0.7", 9443),), {})
+    rich = ServiceInstance("calculator", "10.0.0.7", 9090, "one", asked | {"zone": "a", "curator-enabled": "true"})
+    content = LAYOUT.decode("one", LAYOUT.encode(rich, 1.0))
+    assert (content.health, content.metadata) == ("", {"zone": "a"})
+    assert b"enabled" not in LAYOUT.encode(ServiceInstance("calculator", "10.0.0.7", 9090), 1.0)
+
+
 @PATIENT
 @given(st.binary(max_size=200))
 def test_garbage_becomes_a_problem(data: bytes) -> None:

@@ -9,6 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from registry_drain.clock import Deadline
+from registry_drain.errors import ConfigurationError
 from registry_drain.instance import ServiceInstance
 from registry_drain.registries.base import RemovalOutcome
 from registry_drain.registries.url import open_registry
@@ -86,6 +87,47 @@ def test_what_is_written(name: str) -> None:
     else:
         assert layout.node_name(instance) == node
     assert layout.encode(instance, 1700000000.0) == data
+
+
+def test_a_serversets_further_endpoints_are_written() -> None:
+    """From the metadata as which they are read; what else is said stays what it was."""
+    layout = LAYOUTS["serverset"]
+    metadata = {"endpoint.admin": "10.0.0.7:9091", "endpoint.v6": "[2001:db8::7]:9092", "zone": "eu", "shard": "3"}
+    data = layout.encode(ServiceInstance("calculator", "10.0.0.7", 9090, "one", metadata), 1.0)
+    assert json.loads(data) == {
+        "serviceEndpoint": {"host": "10.0.0.7", "port": 9090},
+        "additionalEndpoints": {
+            "admin": {"host": "10.0.0.7", "port": 9091},
+            "v6": {"host": "2001:db8::7", "port": 9092},
+        },
+        "status": "ALIVE",
+        "shard": 3,
+        "metadata": {"zone": "eu"},
+    }
+    content = layout.decode("member_0000000001", data)
+    assert dict(content.metadata) == metadata
+    assert content.endpoints == (("10.0.0.7", 9091), ("2001:db8::7", 9092))
+
+
+@pytest.mark.parametrize(
+    ("name", "metadata", "reason"),
+    [
+        ("serverset", {"endpoint.admin": "9091"}, "'9091' is not HOST:PORT"),
+        ("serverset", {"endpoint.": "10.0.0.7:9091"}, "names no endpoint"),
+        ("curator", {"curator-enabled": "yes"}, "write true or false"),
+        ("curator", {"curator-ssl-port": "0"}, "write a port"),
+        ("curator", {"curator-service-type": "STATIC"}, "its node would stay"),
+        ("curator", {"curator-service-type": "PERMANENT"}, "its node would stay"),
+        ("curator", {"curator-service-type": "DYNAMIC_SEQUENTIAL"}, "would never replace"),
+        ("curator", {"curator-service-type": "dynamic"}, "no such type"),
+    ],
+)
+def test_what_cannot_be_written_is_refused(name: str, metadata: dict[str, str], reason: str) -> None:
+    """In one line, when the registration is made: before anything is sent."""
+    registry = open_registry(f"zookeeper://127.0.0.1:1/services?layout={name}")
+    with pytest.raises(ConfigurationError, match=reason):
+        registry.registration(ServiceInstance("calculator", "10.0.0.7", 9090, "one", metadata))
+    registry.close()
 
 
 @PATIENT

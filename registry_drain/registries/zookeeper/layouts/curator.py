@@ -1,8 +1,13 @@
 """Apache Curator's x-discovery: ``{base}/{service}/{id}`` holding JSON.
 
 The fields, their order and their types are those that Curator's JsonInstanceSerializer writes in its compatible mode
-(curator-x-discovery, ServiceInstance.java and OldServiceInstance.java). ``enabled`` is understood and not written:
-clients before CURATOR-275 refuse to read a node that has it.
+(curator-x-discovery, ServiceInstance.java and OldServiceInstance.java). ``enabled`` is understood, and written only if
+asked for: clients before CURATOR-275 refuse to read a node that has it.
+
+What Curator's builder takes beside address and port is asked for by metadata, which then is not written as such:
+``curator-enabled`` (true or false), ``curator-ssl-port``, and ``curator-service-type``. Of the types only DYNAMIC, the
+default, is a node that goes when its process does. STATIC and PERMANENT ones would be ghosts from the crash on, and a
+DYNAMIC_SEQUENTIAL one has a number in its name, so that a restart never meets, and replaces, its predecessor's node.
 
 ``payload`` is null unless the instance has metadata or tags. That matters: a Curator client declares a payload class,
 and *one* node whose payload is not of that class makes its whole query fail. Null suits every class; a JSON object
@@ -14,7 +19,7 @@ from __future__ import annotations
 import json
 from typing import ClassVar
 
-from registry_drain.errors import RegistryDataError
+from registry_drain.errors import ConfigurationError, RegistryDataError
 from registry_drain.instance import ServiceInstance
 from registry_drain.registries.zookeeper.layouts.base import NodeContent, Recognition, Switched
 from registry_drain.registries.zookeeper.layouts.json_edit import with_member
@@ -30,6 +35,8 @@ from registry_drain.registries.zookeeper.layouts.reading import (
 
 _EPHEMERAL_TYPES = {"DYNAMIC", "DYNAMIC_SEQUENTIAL"}
 """STATIC and PERMANENT instances are persistent nodes: they stay when their process is gone. Shown as metadata."""
+_ENABLED, _SSL_PORT, _SERVICE_TYPE = "curator-enabled", "curator-ssl-port", "curator-service-type"
+_TRUTHS = {"true": True, "false": False}
 
 
 class CuratorLayout:
@@ -47,19 +54,31 @@ class CuratorLayout:
         return instance.id
 
     def encode(self, instance: ServiceInstance, registered_at: float) -> bytes:
-        """Return the JSON, in ASCII."""
-        payload = {"metadata": dict(instance.metadata), "tags": list(instance.tags)}
-        document = {
+        """Return the JSON, in ASCII.
+
+        Raises:
+            ConfigurationError: metadata of the module's that cannot be written.
+        """
+        asked = {
+            key: instance.metadata[key] for key in (_ENABLED, _SSL_PORT, _SERVICE_TYPE) if key in instance.metadata
+        }
+        metadata = {key: value for key, value in instance.metadata.items() if key not in asked}
+        payload = {"metadata": metadata, "tags": list(instance.tags)}
+        document: dict[str, object] = {
             "name": instance.service,
             "id": instance.id,
             "address": instance.address,
             "port": instance.port,
-            "sslPort": None,
-            "payload": payload if instance.metadata or instance.tags else None,
+            "sslPort": _asked_port(instance, asked),
+            "payload": payload if metadata or instance.tags else None,
             "registrationTimeUTC": round(registered_at * 1000),
-            "serviceType": "DYNAMIC",
+            "serviceType": _asked_type(instance, asked),
             "uriSpec": None,
         }
+        if _ENABLED in asked:
+            if asked[_ENABLED] not in _TRUTHS:
+                raise _refused(instance, _ENABLED, asked[_ENABLED], "write true or false")
+            document["enabled"] = _TRUTHS[asked[_ENABLED]]
         return json.dumps(document, separators=(",", ":")).encode()
 
     def decode(self, node_name: str, data: bytes) -> NodeContent:
@@ -119,6 +138,31 @@ class CuratorLayout:
         has_texts = all(isinstance(document.get(key), str) for key in ("name", "id", "address", "serviceType"))
         is_ours = has_texts and {"port", "payload", "registrationTimeUTC"} <= document.keys()
         return Recognition.SURE if is_ours else Recognition.NONE
+
+
+def _asked_port(instance: ServiceInstance, asked: dict[str, str]) -> int | None:
+    if _SSL_PORT not in asked:
+        return None
+    port = read_port(asked[_SSL_PORT])
+    if not port:
+        raise _refused(instance, _SSL_PORT, asked[_SSL_PORT], "write a port, 1 to 65535")
+    return port
+
+
+def _asked_type(instance: ServiceInstance, asked: dict[str, str]) -> str:
+    service_type = asked.get(_SERVICE_TYPE, "DYNAMIC")
+    if service_type == "DYNAMIC":
+        return service_type
+    why = {
+        "STATIC": "its node would stay when the process is gone, and nobody would remove it",
+        "PERMANENT": "its node would stay when the process is gone, and nobody would remove it",
+        "DYNAMIC_SEQUENTIAL": "a restart would never replace the node that its predecessor has left behind",
+    }.get(service_type, "Curator has no such type")
+    raise _refused(instance, _SERVICE_TYPE, service_type, f"{why}: leave it out, or write DYNAMIC")
+
+
+def _refused(instance: ServiceInstance, key: str, value: str, why: str) -> ConfigurationError:
+    return ConfigurationError(f"metadata {key!r}: {value!r} of {instance} in layout curator: {why}")
 
 
 def _switch_of(document: dict[str, object], metadata: dict[str, str]) -> str:

@@ -2,7 +2,7 @@
 
 ``{"serviceEndpoint": {"host", "port"}, "additionalEndpoints": {name: {…}}, "status": "ALIVE", "shard": 1}``, as
 com.twitter.common's JsonCodec writes it; ``metadata`` is Finagle's addition (serverset2). An instance has the name of
-its node; the further endpoints of one process are shown as metadata, ``endpoint.NAME``.
+its node; the further endpoints of one process are shown as metadata, ``endpoint.NAME``, and are written from there.
 """
 
 from __future__ import annotations
@@ -10,7 +10,8 @@ from __future__ import annotations
 import json
 from typing import ClassVar
 
-from registry_drain.instance import ServiceInstance, format_endpoint
+from registry_drain.errors import ConfigurationError
+from registry_drain.instance import ServiceInstance, format_endpoint, parse_endpoint
 from registry_drain.registries.zookeeper.layouts.base import NodeContent, Recognition, Switched
 from registry_drain.registries.zookeeper.layouts.json_edit import with_member
 from registry_drain.registries.zookeeper.layouts.reading import (
@@ -21,9 +22,11 @@ from registry_drain.registries.zookeeper.layouts.reading import (
     text_of,
 )
 
+_ENDPOINT = "endpoint."
+
 
 class ServerSetLayout:
-    """See the module. The metadata ``shard``, if it is a number, becomes the shard."""
+    """See the module. The metadata ``shard``, if it is a number, becomes the shard; ``endpoint.NAME`` an endpoint."""
 
     name: ClassVar[str] = "serverset"
     is_sequential: ClassVar[bool] = True
@@ -38,12 +41,19 @@ class ServerSetLayout:
         return "member_"
 
     def encode(self, instance: ServiceInstance, registered_at: float) -> bytes:
-        """Return the JSON; tags and the time have no place in it."""
+        """Return the JSON; tags and the time have no place in it.
+
+        Raises:
+            ConfigurationError: an ``endpoint.NAME`` that is not HOST:PORT.
+        """
         del registered_at
         metadata = dict(instance.metadata)
+        further = {key: metadata.pop(key) for key in instance.metadata if key.startswith(_ENDPOINT)}
         document: dict[str, object] = {
             "serviceEndpoint": {"host": instance.address, "port": instance.port},
-            "additionalEndpoints": {},
+            "additionalEndpoints": {
+                key.removeprefix(_ENDPOINT): _written_endpoint(instance, key, text) for key, text in further.items()
+            },
             "status": "ALIVE",
         }
         if metadata.get("shard", "").isdecimal():
@@ -68,7 +78,7 @@ class ServerSetLayout:
                 host, its_port = _endpoint(value)
                 if host and its_port:
                     endpoints.append((host, its_port))
-                    metadata[f"endpoint.{printable(key)}"] = format_endpoint(host, its_port)
+                    metadata[f"{_ENDPOINT}{printable(key)}"] = format_endpoint(host, its_port)
         if "shard" in document:
             metadata["shard"] = text_of(document["shard"])
         return NodeContent(
@@ -94,6 +104,17 @@ class ServerSetLayout:
             return Recognition.NONE
         is_member = isinstance(document.get("additionalEndpoints"), dict) or isinstance(document.get("status"), str)
         return Recognition.SURE if is_member else Recognition.NONE
+
+
+def _written_endpoint(instance: ServiceInstance, key: str, text: str) -> dict[str, object]:
+    try:
+        host, port = parse_endpoint(text)
+    except ConfigurationError as error:
+        message = f"metadata {key!r} of {instance} is a further endpoint in a ServerSet: {error}"
+        raise ConfigurationError(message) from error
+    if key == _ENDPOINT:
+        raise ConfigurationError(f"metadata {key!r} of {instance} names no endpoint: write {_ENDPOINT}NAME")
+    return {"host": host, "port": port}
 
 
 def _endpoint(value: object) -> tuple[str, int]:
