@@ -86,6 +86,7 @@ class EntryCheck:
         is_own: whether it checks this instance; else the host or agent that it is on.
         output: what the check last said, for a person.
         version: opaque; the same for as long as nothing about the check has changed.
+        kind: how it comes about, in the registry's words (``ttl``, ``http``); empty if that is not known.
     """
 
     id: str
@@ -93,6 +94,7 @@ class EntryCheck:
     is_own: bool = True
     output: str = ""
     version: str = ""
+    kind: str = ""
 
 
 @dataclass(frozen=True, slots=True)

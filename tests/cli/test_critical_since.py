@@ -21,6 +21,7 @@ from registry_drain.errors import ConfigurationError
 from registry_drain.registries.base import EntryCheck, RegistryEntry
 
 CHECK = EntryCheck("service:one", "critical", version="7")
+HTTP = EntryCheck("service:one", "critical", version="7", kind="http")
 NODE = EntryCheck("serfHealth", "critical", is_own=False, version="9")
 ONE = RegistryEntry(
     "calculator", "one", "10.0.0.7", 9090, health="critical", locator="a/one", version="3", checks=(CHECK,)
@@ -77,6 +78,38 @@ def test_what_changed_starts_again(file: StateFile, other: RegistryEntry) -> Non
     """A check that changed may have passed in between; another registration is another instance."""
     look(CriticalSince(file), 0, ONE)
     assert look(CriticalSince(file), 600, other) == 0
+
+
+def test_a_change_between_close_looks_does_not_count(file: StateFile) -> None:
+    """No check passes and fails again within a second; seen from the first look's beginning to the second one's end."""
+    for number in range(20):
+        age = look(CriticalSince(file), number * 0.9, changed(dataclasses.replace(HTTP, version=str(number))))
+    assert age == pytest.approx(19 * 0.9)
+    another = changed(dataclasses.replace(HTTP, id="service:two"))
+    assert look(CriticalSince(file), 19 * 0.9 + 0.5, another) == 0, "another check was not critical before"
+
+
+@pytest.mark.parametrize("kind", ["ttl", "", "alias"])
+def test_only_what_an_agent_runs_is_known_to_take_its_time(file: StateFile, kind: str) -> None:
+    """A service that reports its own check may say passing and critical in one breath."""
+    look(CriticalSince(file), 0, changed(dataclasses.replace(HTTP, kind=kind)))
+    assert look(CriticalSince(file), 0.5, changed(dataclasses.replace(HTTP, kind=kind, version="8"))) == 0
+
+
+@pytest.mark.parametrize(
+    ("asked", "answered", "boot"),
+    [(0.9, 1.2, "boot"), (1.1, 1.1, "boot"), (0.5, 0.5, "another boot"), (0.5, 0.5, "")],
+    ids=["a slow look", "a late one", "after a reboot", "no boot is known"],
+)
+def test_a_change_between_looks_that_may_be_further_apart_counts(
+    file: StateFile, asked: float, answered: float, boot: str
+) -> None:
+    """Whatever the wall clock says."""
+    look(CriticalSince(file), 0, changed(HTTP))
+    since = CriticalSince(file)
+    other = changed(dataclasses.replace(HTTP, version="8"))
+    since.note([other], at(asked, boot=boot), at(answered, boot=boot))
+    assert since.age(other) == 0
 
 
 def test_recovering_starts_again(file: StateFile) -> None:

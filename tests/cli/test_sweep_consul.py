@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import threading
+import time
+from collections.abc import Iterator
+from functools import partial
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 
 from tests.cli.running import Run
-from tests.conftest import NewConsulCluster
+from tests.conftest import NewConsulAgent, NewConsulCluster
 from tests.support.consul_process import ConsulAgent
 from tests.support.processes import eventually
 
@@ -73,3 +78,58 @@ def test_critical_for_is_proven_by_the_checks_index(
     assert found("2s") == []
     assert found("1s", "--observe", "--yes") == ["ghost"]
     assert consul_agent.instances(unique) == {}
+
+
+class _Failing(BaseHTTPRequestHandler):
+    """Answers 500, and something else each time."""
+
+    def do_GET(self) -> None:
+        """Answer."""
+        self.send_response(500)
+        self.end_headers()
+        self.wfile.write(str(time.monotonic_ns()).encode())
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
+@pytest.fixture
+def failing_url() -> Iterator[str]:
+    """Give the URL of a service that fails its check with another output each time."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), _Failing)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_address[1]}/"
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def test_an_output_that_changes_all_the_time_keeps_nothing_young_that_is_observed(
+    registry_drain: Run, new_consul_agent: NewConsulAgent, unique: str, failing_url: str
+) -> None:
+    """The check's index changes with it; looks that are close prove that it did not pass meanwhile."""
+    agent = new_consul_agent(settings={"check_update_interval": "0s"})
+    check = {"CheckID": "check-ghost", "HTTP": failing_url, "Interval": "1s"}
+    agent.put("/v1/agent/service/register", {"Name": unique, "ID": "ghost", "Port": 9, "Check": check})
+    words = ("sweep", agent.url, "--service", unique, "--json", "--critical-for")
+
+    def found(seconds: str, *more: str) -> list[str]:
+        document = registry_drain(*words, seconds, *more).document
+        return [ghost["instance"]["id"] for ghost in document["ghosts"]]
+
+    def index() -> int:
+        (entry,) = agent.get(f"/v1/health/service/{unique}")
+        (index,) = {each["ModifyIndex"] for each in entry["Checks"] if each["CheckID"] == "check-ghost"}
+        return int(index)
+
+    def has_changed_since(before: int) -> bool:
+        return index() > before
+
+    eventually(lambda: found("1h") == [] and "500" in str(agent.get(f"/v1/health/service/{unique}")))
+    eventually(partial(has_changed_since, index()), because="the catalog has another output")
+    # A machine that is too busy for two looks a second proves nothing, and says so: another try.
+    eventually(lambda: found("2.5s", "--observe") == ["ghost"], timeout=30, because="observed all the time")
+    for _ in range(3):  # a second apart: the next look is not close
+        eventually(partial(has_changed_since, index()), because="the catalog has another output")
+    assert found("2.5s") == [], "nobody has seen what was in between"

@@ -4,12 +4,14 @@ Theory of operation. Consul shows that a check is critical, and never since when
 changes with every change of it. So what was seen is remembered (one file for each registry,
 ``$XDG_STATE_HOME/registry-drain/critical-since/``), and an instance *has been critical for T* if it was seen critical T
 ago and there is proof that it was not anything else in between: between each look and the next one at least one check
-that was critical both times is unchanged.
+that was critical both times is unchanged, or both looks together took less time than a check stays passing.
 
 Rules:
 
 1. In doubt it is younger. A check that changed and is critical again may have passed in between, or has merely written
-   something else into its output; nothing tells the two apart, so the time starts again.
+   something else into its output: its index tells no difference, and the agent's history is nowhere to be read. So the
+   time starts again, unless an agent runs the check (``_RUN_BY_AGENTS``) and the two looks were ``CLOSE``: one that had
+   passed would have been seen to.
 2. Another registration of the same id is another instance.
 3. A clock that is set never makes anything older: see :mod:`registry_drain.cli.choosing.moment`. The time that a read
    took does not count.
@@ -27,6 +29,12 @@ from registry_drain.cli.choosing.state_file import StateFile, name_of, state_dir
 from registry_drain.registries.base import RegistryEntry
 
 CRITICAL = "critical"
+CLOSE = 1.0
+"""Seconds from the beginning of a look to the end of the next one within which no check passes and fails again that an
+agent runs: Consul runs none more often (agent/checks, ``MinInterval``), and tells its servers of every change of a
+status at once, though of mere output late (``check_update_interval``)."""
+_RUN_BY_AGENTS = frozenset({"http", "tcp", "udp", "grpc", "h2ping", "docker", "script"})
+"""Consul's types of checks that have an interval. A ``ttl`` has none: whoever reports it may do so twice at once."""
 _FORMAT = 1
 _FORGOTTEN_AFTER = 30 * 86_400.0
 """Seconds after which what was not seen again is forgotten. Whoever is asked about it later starts again."""
@@ -43,11 +51,13 @@ class _Record:
         seconds: how long it has been so, proven, up to ``seen``.
         seen: when it was last seen.
         checks: the critical checks at that time, by id: their versions.
+        asked: when the look began that saw it last; None if that is not known.
     """
 
     seconds: float
     seen: Moment
     checks: dict[str, str]
+    asked: Moment | None = None
 
 
 class CriticalSince:
@@ -139,26 +149,46 @@ def _after(
     for entry in shown:
         before = kept.pop(_key(entry), None)
         if entry.health == CRITICAL:
-            kept[_key(entry)] = _seen_again(before, _critical_checks(entry), asked_at, answered_at)
+            kept[_key(entry)] = _seen_again(before, entry, asked_at, answered_at)
     return kept
 
 
-def _seen_again(before: _Record | None, checks: dict[str, str], asked_at: Moment, answered_at: Moment) -> _Record:
+def _seen_again(before: _Record | None, entry: RegistryEntry, asked_at: Moment, answered_at: Moment) -> _Record:
+    checks = _critical_checks(entry)
     if before is None:
-        return _Record(0.0, answered_at, checks)
-    is_unbroken = any(before.checks.get(check) == version for check, version in checks.items())
+        return _Record(0.0, answered_at, checks, asked_at)
+    is_unbroken = any(before.checks.get(check) == version for check, version in checks.items()) or (
+        _are_close(before, answered_at)
+        and any(
+            check.id in before.checks and check.kind in _RUN_BY_AGENTS for check in entry.checks if check.id in checks
+        )
+    )
     seconds = before.seconds + asked_at.elapsed_since(before.seen) if is_unbroken else 0.0
     # Two runs at once: the other one may have looked later than this one, and proven more already.
     if is_unbroken and before.seen.boot == answered_at.boot and before.seen.elapsed_since(answered_at) > 0:
         return before
-    return _Record(seconds, answered_at.not_before(before.seen), checks)
+    return _Record(seconds, answered_at.not_before(before.seen), checks, asked_at)
+
+
+def _are_close(before: _Record, answered_at: Moment) -> bool:
+    """Whether too little time has passed for a check to pass and fail again; only one boot's clock can tell."""
+    asked = before.asked
+    if asked is None or not asked.boot or asked.boot != answered_at.boot:
+        return False
+    return 0.0 <= answered_at.ticks - asked.ticks <= CLOSE
 
 
 def _written(records: dict[Key, _Record]) -> object:
     return {
         "format": _FORMAT,
         "critical": [
-            {"key": list(key), "seconds": record.seconds, "seen": record.seen.raw(), "checks": record.checks}
+            {
+                "key": list(key),
+                "seconds": record.seconds,
+                "seen": record.seen.raw(),
+                "checks": record.checks,
+                "asked": None if record.asked is None else record.asked.raw(),
+            }
             for key, record in records.items()
         ],
     }
@@ -188,4 +218,5 @@ def _parsed_record(raw: object) -> tuple[Key, _Record]:
         raise ValueError("no checks")
     if not isinstance(seconds, int | float) or not is_seconds(seconds):
         raise ValueError("no seconds")
-    return (key[0], key[1], key[2]), _Record(float(seconds), Moment.of(fields.get("seen")), dict(checks))
+    asked = None if fields.get("asked") is None else Moment.of(fields["asked"])
+    return (key[0], key[1], key[2]), _Record(float(seconds), Moment.of(fields.get("seen")), dict(checks), asked)

@@ -17,8 +17,9 @@ from registry_drain.clock import Clock, Deadline
 from registry_drain.errors import ConfigurationError
 from registry_drain.registries.base import RegistryEntry
 
-LOOK_EVERY = 1.0
-"""Seconds between two looks. Proof does not need them close together; a change that starts the time again is seen."""
+LOOK_EVERY = 0.5
+"""Seconds between two looks: with the time that they take less than ``critical_since.CLOSE``, on a good day, so that a
+check whose output changes all the time does not begin again each time."""
 _CHECKED = {"passing", "warning", "critical"}
 """What only a registry says that checks; ``maintenance`` stands in ZooKeeper's nodes, too."""
 

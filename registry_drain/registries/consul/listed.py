@@ -37,6 +37,7 @@ class Check:
         is_of_service: whether it is registered for the service; else for its whole node.
         output: what it last said.
         modify_index: changes with status and output, and only with them.
+        kind: ``ttl``, ``http``, …; empty for checks of the gossip, and before Consul 1.6.
     """
 
     id: str
@@ -44,6 +45,7 @@ class Check:
     is_of_service: bool
     output: str = ""
     modify_index: int = 0
+    kind: str = ""
 
     @property
     def is_maintenance(self) -> bool:
@@ -58,6 +60,7 @@ class Check:
             is_own=self.is_of_service,
             output=self.output,
             version=str(self.modify_index),
+            kind=self.kind,
         )
 
 
@@ -223,6 +226,7 @@ def _parse_check(raw: Mapping[str, Any]) -> Check:
         # Maintenance mode keeps the reason that it was given in the notes.
         output=_text(raw, "Output") or _text(raw, "Notes"),
         modify_index=_number(raw.get("ModifyIndex")),
+        kind=_text(raw, "Type"),
     )
 
 
