@@ -18,183 +18,21 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import multiprocessing
 import threading
 import time
 import unittest
 from collections import Counter
 from collections.abc import Callable, Iterator
-from pathlib import Path
-from types import TracebackType
-from typing import Protocol
 
-from registry_drain.clock import Deadline
 from registry_drain.errors import ServerError
-from registry_drain.servers.base import DrainableServer, ListenerClosure
-from registry_drain.servers.in_flight import InFlightRequest
+from registry_drain.servers.base import DrainableServer
 from registry_drain.testing.bench import Call, promise, until
+from registry_drain.testing.server_stage import LARGE, REPLY, ContractClient, Stage
 
-LARGE = 4 << 20
-"""Bytes of an answer that fits no socket buffer: some of it is still to be written when the drain begins."""
-
-_REPLY = b"done"
+__all__ = ["ContractClient", "ServerContract"]
 
 _PROMPT = 0.1
 """Seconds from connecting to having sent, within which a client has to be served; a drain gives it more."""
-
-
-class ContractClient(Protocol):
-    """One persistent connection of a client, with a time limit on every operation."""
-
-    def send(self, payload: bytes) -> None:
-        """Send one request; do not wait for its answer."""
-        ...
-
-    def receive(self) -> bytes:
-        """Return the next answer.
-
-        Raises:
-            EOFError: the server has closed the connection, politely and between messages.
-            OSError: anything else, e.g. a reset.
-        """
-        ...
-
-    def close(self) -> None:
-        """Hang up. Idempotent."""
-        ...
-
-
-class _Semaphore(Protocol):
-    """A semaphore, of threads or of processes."""
-
-    def acquire(self, *, timeout: float) -> bool:
-        """Take one; False if there was none for so long."""
-        ...
-
-    def release(self) -> None:
-        """Give one."""
-        ...
-
-
-class _Gate:
-    """Opens once, for all. Unlike multiprocessing's events it does not mind waiters that are killed."""
-
-    def __init__(self, semaphore: _Semaphore) -> None:
-        """Begin closed."""
-        self._semaphore = semaphore
-
-    def set(self) -> None:
-        """Open it."""
-        self._semaphore.release()
-
-    def wait(self, timeout: float) -> bool:
-        """Wait until it is open, at most ``timeout`` seconds."""
-        is_open = self._semaphore.acquire(timeout=timeout)
-        if is_open:
-            self._semaphore.release()  # for the next one
-        return is_open
-
-
-class Stage:
-    """One server and its clients. As a context it ends both, and fails if anything is left of the server."""
-
-    def __init__(self, contract: ServerContract) -> None:
-        """Make the server; it is not started."""
-        self._contract = contract
-        self._threads_before = set(threading.enumerate())
-        self._sockets_before = _open_sockets()
-        self._exits = contextlib.ExitStack()
-        self.patience = contract.patience
-        # The handler may run in a child process, by fork: it works with what it was given before.
-        new_semaphore: Callable[[int], _Semaphore] = threading.Semaphore
-        if contract.serves_in_processes:
-            new_semaphore = multiprocessing.get_context("fork").Semaphore
-        self.entered = new_semaphore(0)
-        self.gate = _Gate(new_semaphore(0))
-        self.server = contract.new_server(self._serve)
-        self.address = ("", 0)
-
-    def _serve(self, payload: bytes) -> bytes:
-        """Serve a request: its payload says how."""
-        if payload == b"wait":
-            self.entered.release()
-            self.gate.wait(self.patience)
-            return _REPLY
-        if payload == b"large":
-            self.entered.release()
-            return b"x" * LARGE
-        if payload == b"inside":
-            return str(self.server.in_flight.holds_current_thread()).encode()
-        return payload
-
-    def deadline(self, seconds: float | None = None) -> Deadline:
-        """Return the deadline of one call."""
-        return Deadline.after(self.patience if seconds is None else seconds)
-
-    def start(self) -> Stage:
-        """Start the server."""
-        self.address = self.server.start()
-        return self
-
-    def client(self) -> ContractClient:
-        """Return a connected client, that hangs up in the end."""
-        client = self._contract.connect(self.address)
-        self._exits.callback(client.close)
-        return client
-
-    def served_client(self) -> ContractClient:
-        """Return a client that has been served once, so that its connection is known to be idle."""
-        client = self.client()
-        client.send(b"hello")
-        promise(client.receive() == b"hello", "a request is answered")
-        return client
-
-    def waiting_client(self) -> ContractClient:
-        """Return a client whose request is being served, until the gate opens."""
-        client = self.client()
-        client.send(b"wait")
-        promise(self.entered.acquire(timeout=self.patience), "a request reaches its handler")
-        return client
-
-    def close_listener(self) -> ListenerClosure:
-        """Close the listener, in time."""
-        closing = Call(lambda: self.server.close_listener(self.deadline()))
-        return closing.result(self.patience, "close_listener")
-
-    def draining(self) -> Call[bool]:
-        """Begin to drain."""
-        return Call(lambda: self.server.drain(self.deadline()))
-
-    def drained(self, draining: Call[bool]) -> None:
-        """Wait for the drain, and for nothing to be left to cut off."""
-        promise(draining.result(self.patience, "drain"), "drain returns True once everything has finished")
-        promise(self.cut_off() == (), "nothing is left to cut off after a drain that finished")
-
-    def cut_off(self) -> tuple[InFlightRequest, ...]:
-        """Cut off what is left, in time."""
-        return Call(self.server.cut_off).result(self.patience, "cut_off")
-
-    def left_behind(self) -> list[str]:
-        """Return the threads and sockets that are there now and were not before."""
-        threads = [thread.name for thread in set(threading.enumerate()) - self._threads_before if thread.is_alive()]
-        return threads + sorted(_open_sockets() - self._sockets_before)
-
-    def __enter__(self) -> Stage:
-        """Begin."""
-        return self
-
-    def __exit__(
-        self, error_type: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """End it. A test that failed already keeps its own error."""
-        self.gate.set()
-        self._exits.close()
-        if error is not None:
-            with contextlib.suppress(Exception):
-                self.cut_off()
-            return
-        self.cut_off()
-        until(lambda: not self.left_behind(), self.patience, "no thread or socket outlives cut_off()", self.left_behind)
 
 
 class ServerContract:
@@ -230,8 +68,13 @@ class ServerContract:
 
     @contextlib.contextmanager
     def _stage(self) -> Iterator[Stage]:
-        with Stage(self) as stage:
+        with self._unstarted_stage() as stage:
             yield stage.start()
+
+    def _unstarted_stage(self) -> Stage:
+        return Stage(
+            self.new_server, self.connect, patience=self.patience, serves_in_processes=self.serves_in_processes
+        )
 
     def _needs(self, ability: bool, what: str) -> None:  # noqa: FBT001 -- an attribute of this class
         if not ability:
@@ -262,7 +105,7 @@ class ServerContract:
                 promise(request.name == self.request_name, f"it is named {self.request_name}, not {request.name}")
             promise(request.peer.startswith("127.0.0.1:"), f"its peer is the client, not {request.peer!r}")
             stage.gate.set()
-            promise(client.receive() == _REPLY, "it is answered")
+            promise(client.receive() == REPLY, "it is answered")
             until(lambda: in_flight.count == 0, self.patience, "an answered request is not in flight")
             promise(in_flight.total == 1, "it has arrived once")
             arrived_at = in_flight.last_arrival_at or 0.0
@@ -302,7 +145,7 @@ class ServerContract:
             stage.close_listener()
             stage.gate.set()
             draining = stage.draining()
-            promise(busy.receive() == _REPLY, "the busy one is answered")
+            promise(busy.receive() == REPLY, "the busy one is answered")
             for client in waiting:
                 promise(client.receive() == b"queued", "a connection from the backlog is answered")
             stage.drained(draining)
@@ -380,7 +223,7 @@ class ServerContract:
             draining.join(0.05)
             promise(draining.is_alive(), "the drain waits for the request in flight")
             stage.gate.set()
-            promise(client.receive() == _REPLY, "a request in flight is answered")
+            promise(client.receive() == REPLY, "a request in flight is answered")
             _raises(EOFError, client.receive, "the connection is closed behind the answer")
             stage.drained(draining)
 
@@ -395,7 +238,7 @@ class ServerContract:
             draining = stage.draining()
             stage.gate.set()
             answers = [client.receive() for _ in range(3)]
-            promise(answers == [_REPLY, b"second", b"third"], f"pipelined requests are answered in order: {answers}")
+            promise(answers == [REPLY, b"second", b"third"], f"pipelined requests are answered in order: {answers}")
             _raises(EOFError, client.receive, "the connection is closed behind the last answer")
             stage.drained(draining)
 
@@ -442,7 +285,7 @@ class ServerContract:
 
     def test_stop_before_start(self) -> None:
         """A server that was never started can be stopped, and cannot be started then."""
-        with Stage(self) as stage:
+        with self._unstarted_stage() as stage:
             promise(stage.close_listener().is_clean, "there is nothing to close")
             promise(stage.server.drain(stage.deadline()), "there is nothing to drain")
             promise(stage.cut_off() == (), "there is nothing to cut off")
@@ -496,15 +339,3 @@ def _raises(errors: type[Exception] | tuple[type[Exception], ...], call: Callabl
     except Exception as error:
         raise AssertionError(f"{promised}; raised instead: {error!r}") from error
     promise(is_kept=False, broken=f"{promised}; returned instead: {str(value)[:80]}")
-
-
-def _open_sockets() -> set[str]:
-    """Return the sockets of this process, by inode; nothing where there is no /proc."""
-    sockets: set[str] = set()
-    with contextlib.suppress(FileNotFoundError):
-        for descriptor in Path("/proc/self/fd").iterdir():
-            with contextlib.suppress(OSError):
-                target = str(descriptor.readlink())
-                if target.startswith("socket:"):
-                    sockets.add(target)
-    return sockets

@@ -13,7 +13,8 @@ from registry_drain.instance import ServiceInstance
 from registry_drain.registries.base import RegistryEntry, Removal, WatchCallback
 from registry_drain.testing.clock import FakeClock
 from registry_drain.testing.faults import HANG_FOREVER, LIE, UNAVAILABLE, Fault, Step
-from registry_drain.testing.faulty_registry import FaultyRegistration, FaultyRegistry
+from registry_drain.testing.faulty_registration import FaultyRegistration
+from registry_drain.testing.faulty_registry import FaultyRegistry
 from registry_drain.testing.memory_cluster import MemoryCluster, MemoryWatch
 from registry_drain.testing.registry_contract import RegistryContract
 

@@ -31,7 +31,8 @@ from registry_drain.testing.faults import (
     late,
     slow,
 )
-from registry_drain.testing.faulty_registry import FaultyRegistration, FaultyRegistry
+from registry_drain.testing.faulty_registration import FaultyRegistration
+from registry_drain.testing.faulty_registry import FaultyRegistry
 from registry_drain.testing.memory_cluster import MemoryCluster
 from registry_drain.testing.registry_contract import RegistryContract
 
