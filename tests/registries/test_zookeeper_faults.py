@@ -20,7 +20,7 @@ from registry_drain.registries.base import RemovalOutcome
 from registry_drain.registries.zookeeper.session import SessionPhase, ZooKeeperSession
 from registry_drain.registries.zookeeper.settings import SessionSettings
 from tests.conftest import NewZooKeeper
-from tests.registries.zookeeper_bench import INSTANCE, Background, Stage, never, within
+from tests.registries.zookeeper_bench import INSTANCE, SERVICE, Background, Stage, never, within
 from tests.registries.zookeeper_owner import start_owner
 from tests.support.processes import ManagedProcess, eventually
 from tests.support.tcp_proxy import TcpProxy
@@ -497,3 +497,19 @@ def test_a_forked_child_leaves_its_parents_registration_alone(stage: Stage, tmp_
         output = process.wait_output("listed")
     assert "not registered 1" in output
     assert "1 listed True" in output
+
+
+@pytest.mark.parametrize("whose", ["the registration's", "the shared"])
+def test_a_server_that_hangs_is_left_for_another(stage: Stage, tcp_proxy: NewProxy, whose: str) -> None:
+    """The goodbye, or the proof, is not answered: it goes to another server long before kazoo notices."""
+    links = [tcp_proxy(stage.server.hosts) for _ in range(2)]
+    hosts = ",".join(link.address for link in links)
+    registry = stage.registry(hosts=hosts, session_timeout=10.0, options="&timeout_s=10")
+    registration = stage.registered(registry)
+    registry.entries(SERVICE, within())  # the shared session is connected
+    session = registration._node.sessions[-1] if whose == "the registration's" else registry._shared.get()
+    [silent] = [link for link in links if link.address == session._notes.server]
+    silent.black_hole()
+    removal = registration.on_shutdown(within(6.0))  # kazoo would notice after 6.7
+    assert removal.outcome is RemovalOutcome.CONFIRMED, removal
+    assert stage.stat() is None

@@ -75,6 +75,7 @@ def new_client(settings: SessionSettings, resume: SessionKey | None, notes: Conn
     context = noting(tls.context(settings.url)) if tls else None
     return SessionClient(
         hosts=settings.hosts,
+        randomize_hosts=not settings.is_ordered,
         timeout=settings.session_timeout,
         client_id=(resume.id, resume.password) if resume else None,
         handler=NotingHandler(notes, context, tls.server_name if tls else ""),

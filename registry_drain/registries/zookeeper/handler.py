@@ -21,6 +21,7 @@ from typing import Any
 from kazoo.handlers.threading import SequentialThreadingHandler
 
 from registry_drain.errors import RegistryError
+from registry_drain.instance import format_endpoint
 from registry_drain.registries.zookeeper.tls import refusal_of
 
 
@@ -38,6 +39,12 @@ class ConnectionNotes:
         self._refusal_of_round: RegistryError | None = None
         self._refusal: RegistryError | None = None
         self._failure = ""
+        self._server = ""
+
+    @property
+    def server(self) -> str:
+        """The ``host:port`` that was tried last: while there is a connection, the one that it leads to."""
+        return self._server
 
     @property
     def refusal(self) -> RegistryError | None:
@@ -49,10 +56,11 @@ class ConnectionNotes:
         """What the last attempt failed with, or empty."""
         return self._failure
 
-    def begin(self, address: object) -> None:
-        """Note that ``address`` is being tried."""
+    def begin(self, address: object, server: str = "") -> None:
+        """Note that ``address`` is being tried, which ``server`` has been looked up to."""
         is_verdict = False
         with self._lock:
+            self._server = server
             if address in self._tried:
                 is_verdict = self._refusal_of_round is not None
                 self._refusal, self._refusal_of_round = self._refusal_of_round, None
@@ -95,8 +103,8 @@ class NotingHandler(SequentialThreadingHandler):  # type: ignore[misc] # kazoo h
         self, address: tuple[str, int], hostname: str | None = None, timeout: float | None = None, **_kazoos_tls: object
     ) -> Any:
         """Connect, and do the TLS handshake; kazoo's own TLS settings are not looked at."""
-        host = f"{hostname or address[0]}:{address[1]}"
-        self._notes.begin((hostname, address))
+        host = format_endpoint(hostname or address[0], address[1])
+        self._notes.begin((hostname, address), host)
         try:
             plain = socket.create_connection(address, timeout)
         except OSError as error:

@@ -18,6 +18,8 @@ session is over the object is never used again; whoever needs a session makes an
    the state that preceded it. If the goodbye was lost, :meth:`end` resumes the session by its id and password on a new
    connection and says it again. Only after that is an absent node proof that it stays absent: requests of a broken
    connection may still lie unread in the server's socket.
+6. A server may hang, and kazoo takes two thirds of the session's time-out to notice. So a goodbye that is not answered
+   soon is said again in the same way, to another server where there is one.
 
 kazoo's ``stop()`` can block (a black hole, a resolver), so it runs in a thread of its own which nobody waits for
 without a limit. Locks guard the fields only.
@@ -57,6 +59,9 @@ _MOST_OUTSTANDING = 64
 
 _LONGEST_HOLD = 5.0
 """Seconds until a session that somebody forgot to let go of is let go."""
+
+GOODBYE_PATIENCE = 1.5
+"""Seconds until rule 6: an ensemble that elects a leader has hung up by then, and a busy one has answered."""
 
 Request = Callable[[Any], Any]
 """Given the KazooClient, sends one request and returns its AsyncResult."""
@@ -386,18 +391,32 @@ class ZooKeeperSession:
             is_under_way = self._is_goodbye_said and self._phase in {SessionPhase.CONNECTED, SessionPhase.OVER}
         if not is_under_way:
             self.begin_end()
-        if not deadline.wait(self._over):
-            raise RegistryTimeoutError(f"{self._settings.url}: closing the session was not answered in time")
+        # Without an id there is nothing that could be said elsewhere.
+        patient = deadline if self._key is None else deadline.capped(GOODBYE_PATIENCE)
+        is_over = patient.wait(self._over)
         if self.is_dead:
             return
-        resumed = ZooKeeperSession(self._settings, self._clock, resume=self._key)
+        self.begin_end()
+        if not is_over and deadline.is_past:
+            raise RegistryTimeoutError(f"{self._settings.url}: closing the session was not answered in time")
+        resumed = self.elsewhere(resumes=True)
         try:
-            if not self._ends_resumed(resumed, deadline):
+            is_ended = self._ends_resumed(resumed, deadline)
+        except RegistryError:
+            if not self.is_dead:  # it was not answered meanwhile, either
+                raise
+        else:
+            if not is_ended:
                 raise RegistryUnavailableError(f"{self._settings.url}: the connection broke while closing the session")
         finally:
             resumed.begin_end()
         with self._lock:
             self._is_dead = True
+
+    def elsewhere(self, *, resumes: bool = False) -> ZooKeeperSession:
+        """Return another session, or (``resumes``) this one again, by a new connection, to another server if any."""
+        settings = self._settings.avoiding(self._notes.server)
+        return ZooKeeperSession(settings, self._clock, resume=self._key if resumes else None)
 
     @staticmethod
     def _ends_resumed(resumed: ZooKeeperSession, deadline: Deadline) -> bool:

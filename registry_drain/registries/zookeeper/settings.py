@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import random
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from registry_drain.errors import ConfigurationError, RegistryUnavailableError
@@ -53,6 +54,7 @@ class SessionSettings:
         auth_file: holds ``scheme:credential``, or None.
         tls: how connections are encrypted, or None.
         access: who may do what with what we create.
+        is_ordered: whether the first of ``hosts`` is tried first, instead of any.
     """
 
     url: str
@@ -62,6 +64,7 @@ class SessionSettings:
     auth_file: Path | None = None
     tls: TlsSettings | None = None
     access: AccessLists = field(default_factory=AccessLists)
+    is_ordered: bool = False
 
     @classmethod
     def of(cls, url: RegistryURL) -> SessionSettings:
@@ -91,6 +94,13 @@ class SessionSettings:
         if settings.access.needs_identity and not settings.identities:
             raise ConfigurationError(f"{url}: an access list for the creator needs an auth_file or a cert_file")
         return settings
+
+    def avoiding(self, server: str) -> SessionSettings:
+        """Return the same for a session that tries ``server``, a ``host:port``, after all others."""
+        hosts = self.hosts.split(",")
+        random.shuffle(hosts)  # a whole fleet may have lost the same server
+        hosts.sort(key=server.__eq__)
+        return replace(self, hosts=",".join(hosts), is_ordered=True)
 
     def read_credential(self) -> Credential | None:
         """Return who we are. Read for each new session, so that a rotated secret counts.

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from registry_drain.clock import Clock, Deadline
 from registry_drain.errors import PermissionRefusedError, RegistryDrainError, RegistryUnavailableError
 from registry_drain.registries.base import Removal, RemovalOutcome
 from registry_drain.registries.membership import Membership
 from registry_drain.registries.retry import persistently
-from registry_drain.registries.zookeeper.registration.worker import Worker
+from registry_drain.registries.zookeeper.registration.worker import Worker, log
 from registry_drain.registries.zookeeper.session import read_stat, session_text
 from registry_drain.registries.zookeeper.settings import SessionSettings
 from registry_drain.registries.zookeeper.shared import SharedSession
+
+_PATIENCE = 1.5
+"""Seconds for the shared session's answer, which a healthy server gives in milliseconds. A session whose server hangs
+learns of it late: kazoo waits for two thirds of the session's time-out."""
 
 
 class OwnRemoval:
@@ -59,8 +65,7 @@ class OwnRemoval:
         if path is None:
             # A sequential create whose answer never came: its session is dead, and nobody else has such a name.
             return removal(RemovalOutcome.CONFIRMED, "its session is closed", self._attempts, self._clock.now())
-        with self._shared.borrow() as session:
-            stat = read_stat(session, path, deadline)
+        stat = self._stat(path, deadline)
         now = self._clock.now()
         if stat is None:
             detail = self._removed.added_to(f"{path} is gone")
@@ -70,3 +75,18 @@ class OwnRemoval:
             raise RegistryUnavailableError(f"{self._settings.url}: {path} still belongs to our session {owner}")
         holder = f"session {owner}" if stat.ephemeralOwner else "a persistent node"
         return removal(RemovalOutcome.SUCCESSOR, f"{path} is held by {holder} now", self._attempts, now)
+
+    def _stat(self, path: str, deadline: Deadline) -> Any:
+        """Read a stat with the shared session; if its server is silent, with another session and another server."""
+        with self._shared.borrow() as session:
+            try:
+                return read_stat(session, path, deadline.capped(_PATIENCE))
+            except RegistryUnavailableError as error:
+                if deadline.is_past:
+                    raise
+                log.debug("%s: %s; asking another server", self._membership, error)
+            other = session.elsewhere()
+        try:
+            return read_stat(other, path, deadline)
+        finally:
+            other.begin_end()
