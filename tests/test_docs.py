@@ -142,6 +142,11 @@ def commands(block: Block) -> Iterator[str]:
         yield from lines
 
 
+def named_in_text(page: str) -> list[str]:
+    """Return the modules to run and the targets to make that a page names between back quotes."""
+    return [" ".join(found.split()) for found in re.findall(r"`((?:python -m|make)\s[^`…]+)`", _FENCE.sub("", page))]
+
+
 def complaint(command: str) -> str:
     """Return why our part of ``command`` cannot be run: no such module, arguments that do not fit; empty if it can."""
     if "REGISTRY_URL" in command or " [" in command:  # a synopsis
@@ -151,6 +156,10 @@ def complaint(command: str) -> str:
         del words[0]
     if words[:2] == ["python", "-m"]:
         return "" if importlib.util.find_spec(words[2]) else f"there is no {words[2]}"
+    if words[:1] == ["make"]:
+        makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+        target = next((word for word in words[1:] if "=" not in word), "help")
+        return "" if re.search(rf"^{re.escape(target)}:", makefile, re.MULTILINE) else f"there is no target {target}"
     if words[:1] == ["registry-drain"]:
         del words[0]
     if not words or words[0] not in COMMANDS:
@@ -165,8 +174,9 @@ def complaint(command: str) -> str:
 
 @pytest.mark.parametrize("name", PAGES)
 def test_the_commands_can_be_run(name: str) -> None:
-    """Each command takes the arguments that the page gives it."""
-    wrong = [
+    """Each command takes the arguments that the page gives it; each module and each target is there."""
+    wrong = [f"{command}: {why}" for command in named_in_text(PAGES[name]) if (why := complaint(command))]
+    wrong += [
         f"line {block.line} and on: {command}: {why}"
         for block in blocks(PAGES[name])
         for command in commands(block)
@@ -208,7 +218,13 @@ def test_what_is_wrong_is_noticed() -> None:
     assert list(misfits(ast.parse("serve(server, ..., budget=StopBudget(grace_time=3))"), known)) != []
     assert list(misfits(ast.parse("serve(server, ..., budget=StopBudget(grace_period=3))"), known)) == []
     assert unknown_names(ast.parse("def f(x):\n    y = serve(x)\n    return y, print")) == {"serve"}
-    for wrong in ("registry-drain list --wotch local:///x", "python -m examples.none", "deregister x --max 0"):
+    for wrong in (
+        "registry-drain list --wotch local:///x",
+        "python -m examples.none",
+        "deregister x --max 0",
+        "make nothing",
+    ):
         assert complaint(wrong)
     assert not complaint("A=1 registry-drain list local:///x --service calculator | head -1")
+    assert named_in_text("`make\nbench` and\n```\n`make no`\n```\n`python -m x`") == ["make bench", "python -m x"]
     assert anchors("# What *is* `x`?\n```\n# not this\n```\n## [a link](b.md)\n") == {"what-is-x", "a-link"}
