@@ -9,7 +9,7 @@ import pytest
 
 from registry_drain.clock import Deadline
 from registry_drain.errors import ConfigurationError
-from registry_drain.servers.connections import SPREAD, Connection, Connections, Pace
+from registry_drain.servers.connections import SPREAD, Connection, Connections, Pace, tcp
 from registry_drain.servers.connections import connection as connection_module
 from registry_drain.servers.stop_state import StopState
 from registry_drain.testing.bench import Call
@@ -97,7 +97,7 @@ def test_a_connection_whose_thread_does_not_wait_is_busy(pair: tuple[socket.sock
 def test_without_the_kernels_help_it_takes_two_looks(is_unix: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where there is no TCP_INFO, what counts is that nothing was read since the first look."""
     if not is_unix:
-        monkeypatch.setattr(connection_module, "_TCP_INFO", None)
+        monkeypatch.setattr(tcp, "_TCP_INFO", None)
     ends = socket.socketpair() if is_unix else _tcp_pair()
     with ends[0] as client, ends[1] as server_side:
         connection = Connection(Connections(), server_side)
@@ -163,9 +163,10 @@ def test_time_in_a_backlog_is_not_held_against_a_client(
     """Nobody could have answered it there; what counts is how long it has been idle in the drain's eyes."""
     _, connection = pair
     monkeypatch.setattr(connection_module, "NEW_QUIET", QUIET)
-    info = connection._tcp_info()
+    info = tcp.tcp_info(connection.sock)
     assert info is not None
-    monkeypatch.setattr(Connection, "_tcp_info", lambda _: info._replace(last_sent_ms=60_000, last_received_ms=60_000))
+    long_ago = info._replace(last_sent_ms=60_000, last_received_ms=60_000)
+    monkeypatch.setattr(connection_module, "tcp_info", lambda _: long_ago)
     assert not is_closed_when_quiet(connection)
     eventually(lambda: is_closed_when_quiet(connection), interval=0.001)
 

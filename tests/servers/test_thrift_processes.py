@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import socket
 import ssl
 import time
 from collections.abc import Callable, Iterator
@@ -234,6 +235,32 @@ def test_more_clients_than_children_wait() -> None:
             second.send(b"second")
             client.close()
             assert second.receive() == b"second"
+
+
+def test_who_waits_for_a_child_at_the_end_is_told_of() -> None:
+    """By an address that can be copied, of IPv6 too."""
+    parts = EchoProcessor(hang), TServerSocket("::1", 0), FRAMED, TBinaryProtocolFactory()
+    server = ThriftProcessServer(TForkingServer(*parts), max_children=1)
+    address = server.start()
+    try:
+        first, second = (EchoClient(address, FRAMED, timeout=TIMEOUT, family=socket.AF_INET6) for _ in range(2))
+        with contextlib.closing(first), contextlib.closing(second):
+            first.send(b"first")
+            eventually(lambda: server.in_flight.count == 1)
+            second.send(b"second")
+            server.close_listener(Deadline.after(TIMEOUT))
+            assert not server.drain(Deadline.after(0.0))
+            cut = {str(request) for request in server.cut_off()}
+            peers = [f"[::1]:{client.sock.getsockname()[1]}" for client in (first, second)]
+            assert cut == {f"call from {peers[0]}", f"(not yet read) from {peers[1]}"}
+    finally:
+        server.cut_off()
+
+
+def hang(payload: bytes) -> bytes:
+    """Serve for ever."""
+    signal.pause()
+    return payload
 
 
 def count_listeners(port: bytes) -> bytes:

@@ -27,23 +27,17 @@ Rules:
 from __future__ import annotations
 
 import asyncio
-import fcntl
-import struct
-import termios
 import threading
 import time
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from registry_drain.instance import format_endpoint
-from registry_drain.servers.connections import NEW_QUIET
+from registry_drain.servers.connections import NEW_QUIET, pending_bytes, unacknowledged_bytes
 from registry_drain.servers.in_flight import InFlightRequest
 from registry_drain.servers.stop_state import StopState
 
 if TYPE_CHECKING:
     from registry_drain.servers.asyncio_streams.connections import AsyncioConnections
-
-_INT = struct.Struct("i")
 
 
 class AsyncioConnection:
@@ -250,7 +244,8 @@ class AsyncioConnection:
         """
         if self._is_lost:
             return
-        is_sent = not transport.get_write_buffer_size() and not self._ask_kernel(termios.TIOCOUTQ)
+        sock = transport.get_extra_info("socket")
+        is_sent = not transport.get_write_buffer_size() and (sock is None or not unacknowledged_bytes(sock))
         if is_sent and was_sent:
             transport.abort()
         else:
@@ -264,15 +259,8 @@ class AsyncioConnection:
 
     def _pending(self) -> int:
         """Return how many bytes wait in the kernel, which the loop has not read yet."""
-        return self._ask_kernel(termios.FIONREAD)
-
-    def _ask_kernel(self, request: int) -> int:
         sock = None if self._transport is None else self._transport.get_extra_info("socket")
-        count = 0
-        if sock is not None:
-            with suppress(OSError, ValueError):  # closed
-                (count,) = _INT.unpack(fcntl.ioctl(sock.fileno(), request, _INT.pack(0)))
-        return count
+        return 0 if sock is None else pending_bytes(sock)
 
     def __repr__(self) -> str:
         """Show the peer and the state."""

@@ -31,16 +31,13 @@ Rules:
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import socket
-import struct
-import termios
 import threading
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
-from registry_drain.instance import format_endpoint
+from registry_drain.servers.connections.tcp import TcpInfo, cork, has_tcp_info, peer_name, pending_bytes, tcp_info
 from registry_drain.servers.in_flight import InFlightRequest
 from registry_drain.servers.stop_state import StopState
 
@@ -56,23 +53,6 @@ NEW_QUIET = 0.500
 """The same, for a connection that has never carried a request, counted from when the drain has first seen it idle: its
 client has connected for something, and may wait for a processor as long as we did.
 """
-
-_TCP_INFO = getattr(socket, "TCP_INFO", None)
-_TCP_INFO_FIELDS = struct.Struct("=44xI4xI72xQ8xI")
-"""``last_data_sent`` and ``last_data_recv`` (milliseconds), ``bytes_received``, ``notsent_bytes`` of struct tcp_info,
-as linux/tcp.h has it since 4.6.
-"""
-_INT = struct.Struct("i")
-_TCP_CORK = getattr(socket, "TCP_CORK", None)
-
-
-class _TcpInfo(NamedTuple):
-    """What the kernel says of a connection."""
-
-    last_sent_ms: int
-    last_received_ms: int
-    arrived: int
-    unsent: int
 
 
 class Connection:
@@ -135,7 +115,7 @@ class Connection:
     def __init__(self, connections: Connections, sock: socket.socket, *, is_guessed: bool = False) -> None:
         """Describe ``sock``; :meth:`Connections.add` takes it in."""
         self.sock = sock
-        self.peer = _peer_name(sock)
+        self.peer = peer_name(sock)
         self.thread: threading.Thread | None = None
         self.received = 0
         self.boundary = 0
@@ -164,7 +144,7 @@ class Connection:
     @property
     def has_kernel_times(self) -> bool:
         """Whether the kernel tells when data arrived."""
-        return _TCP_INFO is not None and self.sock.family != socket.AF_UNIX
+        return has_tcp_info(self.sock)
 
     @property
     def is_busy(self) -> bool:
@@ -218,7 +198,7 @@ class Connection:
 
     def close_behind_answer(self) -> None:
         """Half-close, unless the next message was sent already, or may be on its way, or nothing was served yet."""
-        info = self._tcp_info()
+        info = tcp_info(self.sock)
         if self.received != self.boundary or self._has_pending(info):
             self.cork(is_corked=False)
         elif self.served and (not self.connections.corks_answers or self.is_corked or info is None or info.unsent):
@@ -258,17 +238,8 @@ class Connection:
         return InFlightRequest(self.name or "(unnamed)", self.peer, started_at, thread_id)
 
     def _data_arrived_at(self) -> float | None:
-        info = self._tcp_info()
+        info = tcp_info(self.sock)
         return None if info is None else self.connections.now() - info.last_received_ms / 1000
-
-    def _tcp_info(self) -> _TcpInfo | None:
-        if not self.has_kernel_times:
-            return None
-        try:
-            info = self.sock.getsockopt(socket.IPPROTO_TCP, _TCP_INFO or 0, _TCP_INFO_FIELDS.size)
-        except OSError:
-            return None
-        return _TcpInfo(*_TCP_INFO_FIELDS.unpack(info)) if len(info) == _TCP_INFO_FIELDS.size else None
 
     def closed(self) -> None:
         """Note that the descriptor is closed. Idempotent."""
@@ -310,12 +281,12 @@ class Connection:
 
     def cork(self, *, is_corked: bool) -> None:
         """Hold back, or let go, the answer's last segment. From any thread."""
-        if _TCP_CORK is not None and self.connections.corks_answers:
-            with self._lock, contextlib.suppress(OSError):
-                if not self._is_closed and self.sock.family != socket.AF_UNIX:
-                    self.sock.setsockopt(socket.IPPROTO_TCP, _TCP_CORK, is_corked)
+        if self.connections.corks_answers:
+            with self._lock:
+                if not self._is_closed:
+                    cork(self.sock, is_corked=is_corked)
 
-    def _has_pending(self, info: _TcpInfo | None) -> bool:
+    def _has_pending(self, info: TcpInfo | None) -> bool:
         """Whether bytes have arrived that the serving thread, which asks, has not been given yet."""
         if info is not None and info.arrived == self.received:
             # Unlike FIONREAD, this did not release the interpreter lock: with many threads it may take milliseconds to
@@ -329,7 +300,7 @@ class Connection:
             seconds = max(seconds, UNSURE_QUIET)
         if not self.served:
             seconds = max(seconds, NEW_QUIET)
-        info = self._tcp_info()
+        info = tcp_info(self.sock)
         if info is None:
             return self._has_been_quiet(seconds)
         quiet_ms = min(info.last_received_ms, info.last_sent_ms)
@@ -358,23 +329,3 @@ class Connection:
         """Show the peer and the state."""
         state = "half-closed" if self.is_half_closed else "busy" if self.is_busy else "idle"
         return f"<Connection {self.peer} {state}>"
-
-
-def _peer_name(sock: socket.socket) -> str:
-    try:
-        address = sock.getpeername()
-    except OSError:
-        return ""  # It is gone already.
-    return format_endpoint(address[0], address[1]) if isinstance(address, tuple) else str(address)
-
-
-def pending_bytes(sock: socket.socket) -> int:
-    """Return how many bytes wait in the kernel; none on a socket that is closed.
-
-    By FIONREAD: a peek would wait on a socket with a timeout, which Python polls even under MSG_DONTWAIT.
-    """
-    try:
-        (count,) = _INT.unpack(fcntl.ioctl(sock.fileno(), termios.FIONREAD, _INT.pack(0)))
-    except (OSError, ValueError):
-        return 0
-    return int(count)

@@ -18,8 +18,9 @@ from collections.abc import Callable
 
 from registry_drain.clock import SYSTEM_CLOCK, Clock, Deadline, SystemClock
 from registry_drain.phases import Phase
-from registry_drain.servers.connections.connection import Connection, pending_bytes
+from registry_drain.servers.connections.connection import Connection
 from registry_drain.servers.connections.spread import SPREAD, Pace, checked_spread
+from registry_drain.servers.connections.tcp import pending_bytes
 from registry_drain.servers.in_flight import InFlightRequest
 from registry_drain.servers.stop_state import StopState
 

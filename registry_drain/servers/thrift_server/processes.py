@@ -27,7 +27,7 @@ from registry_drain.clock import SYSTEM_CLOCK, Clock, Deadline
 from registry_drain.errors import ConfigurationError, ServerError
 from registry_drain.phases import Phase
 from registry_drain.servers.base import ListenerClosure
-from registry_drain.servers.connections import IDLE_QUIET, pending_bytes
+from registry_drain.servers.connections import IDLE_QUIET, peer_name, pending_bytes
 from registry_drain.servers.in_flight import InFlight, InFlightRequest
 from registry_drain.servers.listener import DrainableListener, ListenerStoppedError, bound_address
 from registry_drain.servers.thrift_server.controls import Controls
@@ -283,13 +283,7 @@ class ThriftProcessServer:
 
 
 def _unread(sock: socket.socket, now: float) -> list[InFlightRequest]:
-    if not pending_bytes(sock):
-        return []
-    peer = ""
-    with contextlib.suppress(OSError):
-        address = sock.getpeername()
-        peer = f"{address[0]}:{address[1]}" if isinstance(address, tuple) else str(address)
-    return [InFlightRequest("(not yet read)", peer, now, 0)]
+    return [InFlightRequest("(not yet read)", peer_name(sock), now, 0)] if pending_bytes(sock) else []
 
 
 def _meaning(status: int) -> str:
