@@ -71,8 +71,11 @@ class Channel:
             if data is None and deadline.is_past:
                 return None
         line, _, self._received = self._received.partition(b"\n")
-        message: Message = json.loads(line)
-        return message
+        try:
+            message = json.loads(line)
+        except ValueError as error:
+            raise ChannelClosedError from error  # who says nothing that we understand is as good as gone
+        return message if isinstance(message, dict) else {}
 
     def close(self) -> None:
         """Close this end: the other one learns of it. Idempotent."""

@@ -158,6 +158,9 @@ class HandoverCourse:
             self._end_for_stop(successor, channel, offered)
         except _FailedError as error:
             self._fail(successor, channel, offered, str(error))
+        except Exception as error:  # noqa: BLE001 - a registry's, say; two processes that both serve would be worse
+            logger.exception("a hand-over failed in an unforeseen way")
+            self._fail(successor, channel, offered, f"{type(error).__name__}: {error}")
         finally:
             if self._routine.handed_over_to is None:
                 for registration in offered:

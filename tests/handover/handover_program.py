@@ -36,6 +36,8 @@ from registry_drain.servers.socket_server import SocketServer
 from registry_drain.servers.thrift_server import ThriftServer
 from registry_drain.shutdown.events import Event
 
+BABBLE = {"garble": b"nonsense\n", "babble": b'{"listening": true}\n{"ready": 7}\n'}
+
 
 class FlakyRegistry:
     """A second registry, whose registrations cannot be handed over; what registering does, ``order`` says."""
@@ -121,6 +123,7 @@ def main() -> int:
     """Serve until stopped or handed over.
 
     Orders: ``exit`` ends at once with status 3; ``hang`` never listens; ``deaf`` never listens, nor hears SIGTERM;
+    ``garble`` and ``babble`` say what no version of ours says;
     the others are about a second registry, after the first one has listed the process: ``flaky`` never gets registered,
     ``crash`` ends with status 4, ``refuse`` gives up and stops gracefully.
     """
@@ -140,7 +143,9 @@ def main() -> int:
         return 3
     if order == "deaf":
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    if order in {"hang", "deaf"}:
+    if order in BABBLE:
+        os.write(int(os.environ["REGISTRY_DRAIN_PREDECESSOR"].split(":")[1]), BABBLE[order])
+    if order in {"hang", "deaf", *BABBLE}:
         say(f"HANGING {os.getpid()}")
         time.sleep(600)
 

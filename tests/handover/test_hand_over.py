@@ -99,6 +99,8 @@ FAILURES = {
     "exit": "it ended with status 3 before it was ready",
     "hang": "it was not listening within 1 s",
     "deaf": "it was not listening within 1 s",
+    "garble": "it closed its channel before it was ready",
+    "babble": "TypeError: 'int' object is not iterable",
     "crash": "it ended with status 4 before it was ready",
     "refuse": "it stopped before it was ready",
 }
