@@ -36,8 +36,8 @@ def _summary(stops: list[Stopped]) -> str:
 
 
 def _faults(cluster: Cluster, registries: list[str]) -> None:
-    print("| registry | fault | requests | failed | stop | removal | listed after the exit | seen besides |")
-    print("|---|---|---|---|---|---|---|---|")
+    print("| registry | fault | requests | failed | of them not connected | stop | removal | listed after | besides |")
+    print("|---|---|---|---|---|---|---|---|---|")
     for which in registries:
         for fault in all_faults(cluster, which):
             print(_line(fault), flush=True)
@@ -49,7 +49,7 @@ def _line(fault: Fault) -> str:
         stop, removal = f"{fault.stopped.seconds:.1f} s", fault.stopped.outcome
         after = fault.stopped.listed_for
         listed = f"over {LISTED_LIMIT_S:.0f} s" if after is None else f"{after:.1f} s"
-    cells = (fault.which, fault.name, fault.calls, fault.failed, stop, removal, listed, fault.note)
+    cells = (fault.which, fault.name, fault.calls, fault.failed, fault.unconnected, stop, removal, listed, fault.note)
     return f"| {' | '.join(map(str, cells))} |"
 
 

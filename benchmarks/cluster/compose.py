@@ -15,7 +15,7 @@ import os
 import re
 import subprocess
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -39,10 +39,11 @@ _PORTS = (
     "ZOOKEEPER_PORT_2",
     "ZOOKEEPER_PORT_3",
     "CONSUL_PORT",
+    "CONSUL_CALLERS_PORT",
     "CONSUL_SERVER_PORT",
     "PROXY_PORT",
 )
-_TALLY = re.compile(r"^(\d+) calls, (\d+) failed, the slowest took (\d+) ms$", re.MULTILINE)
+_TALLY = re.compile(r"^(\d+) calls, (\d+) failed \((\d+) not connected\), ", re.MULTILINE)
 
 
 class DockerError(Exception):
@@ -80,14 +81,16 @@ class Tally:
     Attributes:
         calls: made.
         failed: of them.
+        unconnected: of those that failed: nobody listened, so that they were certainly not served.
     """
 
     calls: int
     failed: int
+    unconnected: int
 
     def since(self, before: Tally) -> Tally:
         """Return what was counted in between."""
-        return Tally(self.calls - before.calls, self.failed - before.failed)
+        return Tally(self.calls - before.calls, self.failed - before.failed, self.unconnected - before.unconnected)
 
 
 @dataclass(frozen=True)
@@ -122,9 +125,8 @@ class Container:
         docker("stop", self.name)
 
     def start(self) -> None:
-        """Start it again, and wait until it is healthy."""
+        """Start it again; it may not be ready yet."""
         docker("start", self.name)
-        self.await_healthy()
 
     def await_healthy(self) -> None:
         """Wait until its health check passes."""
@@ -142,6 +144,24 @@ class Container:
             yield
         finally:
             docker("unpause", self.name)
+
+    @contextlib.contextmanager
+    def cut_off_from(self, others: Iterable[Container]) -> Iterator[None]:
+        """Let nothing from it reach the others for the block; its other neighbours notice nothing."""
+        addresses = [other.address for other in others]
+        image = str(self.inspect()["Config"]["Image"])
+        # Beside it, in its network: a container that runs already is given no further capability.
+        beside = ("--network", f"container:{self.name}", "--cap-add", "NET_ADMIN", "--user", "0", "--entrypoint", "sh")
+
+        def route(what: str) -> None:
+            script = "; ".join(f"ip route {what} blackhole {address}" for address in addresses)
+            docker("run", "--rm", *beside, image, "-ec", script)
+
+        route("add")
+        try:
+            yield
+        finally:
+            route("del")
 
     @contextlib.contextmanager
     def disconnected(self, network: str, alias: str) -> Iterator[None]:
@@ -221,15 +241,15 @@ class Cluster:
         [found] = self.containers(service)
         return found
 
-    def registry_url(self, which: str) -> str:
-        """Return the URL of the registry, seen from this host."""
+    def registry_url(self, which: str, consul_port: str = "CONSUL_CALLERS_PORT") -> str:
+        """Return the URL of the registry, seen from this host; Consul's is the agent behind that port."""
         if which == "consul":
-            return f"consul://127.0.0.1:{self.port('CONSUL_PORT')}"
+            return f"consul://127.0.0.1:{self.port(consul_port)}"
         hosts = ",".join(f"127.0.0.1:{self.port(name)}" for name in _PORTS[:3])
         return f"zookeeper://{hosts}/services"
 
     def registry(self, which: str) -> Registry:
-        """Return the registry, opened once."""
+        """Return the registry as callers see it, opened once."""
         if which not in self._registries:
             self._registries[which] = open_registry(self.registry_url(which))
         return self._registries[which]
@@ -259,7 +279,7 @@ class Cluster:
 
         def latest() -> Tally | None:
             found = _TALLY.findall(self.container(f"load-{which}").log(since=since))
-            return Tally(int(found[-1][0]), int(found[-1][1])) if found else None
+            return Tally(*map(int, found[-1])) if found else None
 
         found = eventually(latest, interval=0.2)
         assert found is not None

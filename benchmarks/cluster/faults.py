@@ -2,7 +2,8 @@
 
 Theory of operation: a fault begins, an instance is sent SIGTERM, the fault ends, the instance is started again, and
 the load client is asked how many of the calls that it made meanwhile have failed. The services are healthy all the
-time; what breaks is the registry, the agent, or the network between them.
+time; what breaks is the registry, the agent, or the network between them. A registry that comes back only when the
+instance has ended can tell nobody in time: what fails then has found nobody at the address, and was served by nobody.
 """
 
 from __future__ import annotations
@@ -13,16 +14,20 @@ import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 from benchmarks.cluster.compose import Cluster, Container, DockerError, docker
 from benchmarks.cluster.stopping import Stopped, Stopping
 from registry_drain.clock import Deadline
 from registry_drain.registries.base import RegistryEntry
+from registry_drain.registries.url import open_registry
 from tests.support.processes import eventually
 
+_LOST_S = 4.0
+"""Seconds that a quorum is lost while an instance stops."""
 _STAYS_LOST_S = 3.0
-"""Seconds that the quorum stays lost after the instance has ended."""
+"""Seconds that it stays lost after the instance has ended, where it outlasts the stop."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +39,7 @@ class Fault:
         which: the registry.
         calls: made by the load client meanwhile.
         failed: of them.
+        unconnected: of those that failed: nobody listened, so that a client which tries another instance loses nothing.
         stopped: what was seen of the instance's stop; None where none was stopped.
         note: what else was seen.
     """
@@ -42,6 +48,7 @@ class Fault:
     which: str
     calls: int
     failed: int
+    unconnected: int
     stopped: Stopped | None
     note: str = ""
 
@@ -50,7 +57,7 @@ def _measured(cluster: Cluster, name: str, which: str, course: Callable[[], tupl
     before = cluster.tally(which)
     stopped, note = course()
     counted = cluster.tally(which).since(before)
-    return Fault(name, which, counted.calls, counted.failed, stopped, note)
+    return Fault(name, which, counted.calls, counted.failed, counted.unconnected, stopped, note)
 
 
 def _instance(cluster: Cluster, which: str) -> Container:
@@ -65,9 +72,30 @@ def _leader_killed(cluster: Cluster, which: str, leader_of: Callable[[Cluster], 
         seen = stopping.seen()
         leader.start()
         stopping.start_again()
+        leader.await_healthy()
         return seen, ""
 
     return _measured(cluster, "leader killed during a deregistration", which, course)
+
+
+def _quorum_lost(cluster: Cluster, which: str, lost: AbstractContextManager[None], *, outlasts_the_stop: bool) -> Fault:
+    def course() -> tuple[Stopped, str]:
+        stopping = Stopping(cluster, which, _instance(cluster, which))
+        with lost:
+            stopping.begin()
+            if outlasts_the_stop:
+                stopping.await_exit()
+                time.sleep(_STAYS_LOST_S)
+            else:
+                time.sleep(_LOST_S)
+        restored_at = time.time()
+        seen = stopping.seen()
+        note = f"not listed {time.time() - restored_at:.0f} s after its members were back"
+        stopping.start_again()
+        return seen, note
+
+    how_long = "until after the exit" if outlasts_the_stop else f"for {_LOST_S:g} s"
+    return _measured(cluster, f"quorum lost {how_long}", which, course)
 
 
 # --- ZooKeeper --------------------------------------------------------------------------------------------------------
@@ -116,26 +144,24 @@ def member_partitioned(cluster: Cluster) -> Fault:
     return _measured(cluster, "one member partitioned", "zookeeper", course)
 
 
-def quorum_lost(cluster: Cluster) -> Fault:
-    """Two of three members die, an instance stops, and they come back."""
+@contextlib.contextmanager
+def _two_members_dead(cluster: Cluster) -> Iterator[None]:
+    members = [cluster.container(service) for service in _ENSEMBLE[:2]]
+    _at_once(*(member.kill for member in members))
+    try:
+        yield
+    finally:
+        _at_once(*(member.start for member in members))
 
-    def course() -> tuple[Stopped, str]:
-        members = [cluster.container(service) for service in _ENSEMBLE[:2]]
-        stopping = Stopping(cluster, "zookeeper", _instance(cluster, "zookeeper"))
-        for member in members:
-            member.kill()
-        stopping.begin()
-        stopping.await_exit()
-        time.sleep(_STAYS_LOST_S)
-        restored_at = time.time()
-        for member in members:
-            member.start()
-        seen = stopping.seen()
-        note = f"listed until {time.time() - restored_at:.0f} s after the quorum was back"
-        stopping.start_again()
-        return seen, note
 
-    return _measured(cluster, "quorum lost and restored", "zookeeper", course)
+def quorum_of_the_ensemble_lost_for_a_while(cluster: Cluster) -> Fault:
+    """Two of three members die, an instance stops, and they come back before it gives up."""
+    return _quorum_lost(cluster, "zookeeper", _two_members_dead(cluster), outlasts_the_stop=False)
+
+
+def quorum_of_the_ensemble_lost_for_long(cluster: Cluster) -> Fault:
+    """The same, and they come back when it has ended."""
+    return _quorum_lost(cluster, "zookeeper", _two_members_dead(cluster), outlasts_the_stop=True)
 
 
 def ensemble_restarted(cluster: Cluster) -> Fault:
@@ -151,6 +177,7 @@ def ensemble_restarted(cluster: Cluster) -> Fault:
                 stopping.begin()
                 seen = stopping.seen()
             member.start()
+            member.await_healthy()
         stopping.start_again()
         cluster.await_size("zookeeper")
         return seen, ""
@@ -181,7 +208,10 @@ def leader_of_consul_killed(cluster: Cluster) -> Fault:
 
 
 def agent_killed_before_the_service(cluster: Cluster) -> Fault:
-    """The order of a host that shuts down: the agent first. Then it comes back, with its data, and with the ghost."""
+    """The order of a host that shuts down: the agent first. Then it comes back, with its data, and with the ghost.
+
+    Callers learn it from their own agent: the servers notice that this one is gone.
+    """
 
     def course() -> tuple[Stopped, str]:
         agent = cluster.container("consul-agent")
@@ -192,9 +222,11 @@ def agent_killed_before_the_service(cluster: Cluster) -> Fault:
         stopping.begin()
         stopping.await_exit()
         agent.start()
+        agent.await_healthy()
         # The other instances register again, or were persisted; the ghost was persisted as well.
         ghosts = eventually(lambda: _at(cluster, address), timeout=30.0, interval=0.2)
-        removal = cluster.registry("consul").remove(ghosts[0], Deadline.after(30.0), force=True)
+        with contextlib.closing(open_registry(cluster.registry_url("consul", "CONSUL_PORT"))) as registry:
+            removal = registry.remove(ghosts[0], Deadline.after(30.0), force=True)
         seen = stopping.seen()
         stopping.start_again()
         cluster.await_size("consul")
@@ -203,15 +235,13 @@ def agent_killed_before_the_service(cluster: Cluster) -> Fault:
     return _measured(cluster, "agent killed before the service, then back", "consul", course)
 
 
-def agent_without_servers(cluster: Cluster) -> Fault:
-    """The agent lives and cannot reach the servers: it acknowledges a removal that nobody has heard of."""
+def agent_cut_off(cluster: Cluster) -> Fault:
+    """The agent lives and reaches no other: it acknowledges a removal that nobody has heard of."""
 
     def course() -> tuple[Stopped, str]:
         stopping = Stopping(cluster, "consul", _instance(cluster, "consul"))
         agent = cluster.container("consul-agent")
-        with contextlib.ExitStack() as frozen:
-            for service in _SERVERS:
-                frozen.enter_context(cluster.container(service).paused())
+        with agent.cut_off_from(cluster.container(service) for service in (*_SERVERS, "consul-agent-callers")):
             stopping.begin()
             stopping.await_exit()
         agent.await_healthy()
@@ -220,6 +250,24 @@ def agent_without_servers(cluster: Cluster) -> Fault:
         return seen, ""
 
     return _measured(cluster, "the agent's servers unreachable", "consul", course)
+
+
+@contextlib.contextmanager
+def _servers_frozen(cluster: Cluster) -> Iterator[None]:
+    with contextlib.ExitStack() as frozen:
+        for service in _SERVERS:
+            frozen.enter_context(cluster.container(service).paused())
+        yield
+
+
+def servers_frozen_for_a_while(cluster: Cluster) -> Fault:
+    """All servers freeze, an instance stops, and they go on before it gives up."""
+    return _quorum_lost(cluster, "consul", _servers_frozen(cluster), outlasts_the_stop=False)
+
+
+def servers_frozen_for_long(cluster: Cluster) -> Fault:
+    """The same, and they go on when it has ended."""
+    return _quorum_lost(cluster, "consul", _servers_frozen(cluster), outlasts_the_stop=True)
 
 
 def _at(cluster: Cluster, address: str) -> list[RegistryEntry]:
@@ -235,8 +283,20 @@ def _at_once(*calls: Callable[[], None]) -> None:
 
 
 FAULTS: dict[str, tuple[Callable[[Cluster], Fault], ...]] = {
-    "zookeeper": (leader_of_the_ensemble_killed, member_partitioned, quorum_lost, ensemble_restarted),
-    "consul": (leader_of_consul_killed, agent_killed_before_the_service, agent_without_servers),
+    "zookeeper": (
+        leader_of_the_ensemble_killed,
+        member_partitioned,
+        quorum_of_the_ensemble_lost_for_a_while,
+        quorum_of_the_ensemble_lost_for_long,
+        ensemble_restarted,
+    ),
+    "consul": (
+        leader_of_consul_killed,
+        agent_killed_before_the_service,
+        agent_cut_off,
+        servers_frozen_for_a_while,
+        servers_frozen_for_long,
+    ),
 }
 """Those of each registry, in the order of the table."""
 

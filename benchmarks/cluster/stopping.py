@@ -12,6 +12,7 @@ from registry_drain.errors import RegistryError
 from tests.support.processes import eventually
 
 _STOPPED = re.compile(r"stopped \(\w+\) in ([0-9.]+) s of ([0-9.]+) s: (.*)$", re.MULTILINE)
+_STILL_CALLED = re.compile(r"PROPAGATING: out of time")
 _REGISTRY = re.compile(r"^ +registry +\S+ \(\S+\) at \S+: ([a-z ]+)", re.MULTILINE)
 LISTED_LIMIT_S = 120.0
 """Seconds after which an entry that is still listed counts as left behind."""
@@ -25,12 +26,14 @@ class Stopped:
         seconds: from the signal to the exit, as its report says.
         outcome: what its report says became of the registration.
         verdict: what its report says of the whole.
+        was_called: whether callers still came when it closed its listener.
         listed_for: seconds that it was still listed after its exit; None: still listed when we stopped looking.
     """
 
     seconds: float
     outcome: str
     verdict: str
+    was_called: bool
     listed_for: float | None
 
 
@@ -80,6 +83,7 @@ class Stopping:
             seconds=float(stopped[1]) if stopped else self._exited_at - self._began_at,
             outcome=registry[1] if registry else "(no report)",
             verdict=stopped[3] if stopped else "(no report)",
+            was_called=_STILL_CALLED.search(log) is not None,
             listed_for=listed_for,
         )
 
@@ -97,7 +101,7 @@ class Stopping:
         return None
 
     def start_again(self) -> None:
-        """Start the instance again, and wait until it is listed."""
+        """Start the instance again, and wait until it is listed; its health check may come later."""
         self._container.start()
         address = self._container.address
 

@@ -22,10 +22,8 @@ from thrift.transport.TSocket import TSocket
 from thrift.transport.TTransport import TBufferedTransport, TFramedTransport
 
 from examples.thrift_calculator.calculator.Calculator import Client
-from registry_drain.clock import Deadline
-from registry_drain.instance import ServiceInstance
+from registry_drain import Deadline, ServiceInstance, open_registry
 from registry_drain.registries.base import Watch
-from registry_drain.registries.url import open_registry
 
 CALL_TIMEOUT = 10.0
 """Seconds that one call may take."""
@@ -66,6 +64,8 @@ class FollowingClient:
     Attributes:
         succeeded: how many calls were answered, and answered correctly.
         failures: what went wrong, a line for each call that failed.
+        unconnected: how many of them reached nobody. These were certainly not served, so that a client which tries
+            another instance would have lost nothing.
         longest: seconds that the slowest successful call took.
     """
 
@@ -77,6 +77,7 @@ class FollowingClient:
         self._turn = itertools.count()
         self.succeeded = 0
         self.failures: list[str] = []
+        self.unconnected = 0
         self.longest = 0.0
 
     @property
@@ -86,7 +87,8 @@ class FollowingClient:
 
     def tally(self) -> str:
         """Return in one line what became of the calls so far."""
-        return f"{self.calls} calls, {len(self.failures)} failed, the slowest took {self.longest * 1000:.0f} ms"
+        failed = f"{len(self.failures)} failed ({self.unconnected} not connected)"
+        return f"{self.calls} calls, {failed}, the slowest took {self.longest * 1000:.0f} ms"
 
     def call(self, *, delay_ms: int = 0) -> bool:
         """Make one call, which takes the server ``delay_ms`` milliseconds; return whether it succeeded.
@@ -106,6 +108,7 @@ class FollowingClient:
             if result != turn + 1:
                 raise ValueError(f"{turn} + 1 = {result}?")  # noqa: TRY301 - a failure like any other
         except (TException, OSError, EOFError, ValueError) as error:
+            self.unconnected += instance not in self._connections
             self.failures.append(f"{instance}: {type(error).__name__}: {error}")
             self._hang_up(instance)
             return False
@@ -154,9 +157,13 @@ class FollowingClient:
 
 
 def report(client: FollowingClient, every: float, stopped: threading.Event) -> None:
-    """Say every so many seconds how many calls were made and have failed."""
+    """Say every so many seconds how many calls were made and have failed, and what has gone wrong since."""
+    told = 0
     while not stopped.wait(every):
         print(client.tally(), flush=True)
+        for failure in client.failures[told:]:
+            print(f"  {failure}", flush=True)
+            told += 1
 
 
 def main() -> int:
