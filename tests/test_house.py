@@ -80,6 +80,7 @@ SHARED = {
     "servers": {
         "base",
         "in_flight",
+        "loop_requests",
         "listener",
         "connections",
         "current_request",

@@ -95,7 +95,7 @@ def drained(
     return DrainedApp(app, settings, **middleware)
 
 
-class DrainedApp:
+class DrainedApp(ASGIMiddleware):
     """What :func:`drained` returns; see there. One event loop, one lifespan.
 
     Attributes:
@@ -104,11 +104,8 @@ class DrainedApp:
 
     def __init__(self, app: ASGIApplication, settings: Settings, **middleware: Any) -> None:
         """Nothing is started."""
-        self._app = app
+        super().__init__(app, **middleware)
         self._settings = settings
-        self._middleware = ASGIMiddleware(app, **middleware)
-        self.in_flight = self._middleware.in_flight
-        self._serve: ASGIApplication = self._middleware
         self._stop: HostedStop | None = None
 
     @property
@@ -130,14 +127,8 @@ class DrainedApp:
             return ()
         return await asyncio.to_thread(self._stop.rejoin, Deadline.after(timeout, self._settings.clock))
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one request, WebSocket, or the lifespan."""
-        if scope["type"] == "lifespan":
-            await self._live(scope, receive, send)
-        else:
-            await self._serve(scope, receive, send)
-
-    async def _live(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def serve_lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Begin with the server, and end behind it; the application's own lifespan runs inside."""
         await receive()
         try:
             # Before the application's own startup, which may install handlers of its own.
@@ -151,10 +142,10 @@ class DrainedApp:
             await send(answer)
             return
         if host.uvicorn_server is not None:
-            from registry_drain.servers.uvicorn_server.running import LastAnswerCloses
+            from registry_drain.servers.uvicorn_server.running import send_last
 
-            self._serve = LastAnswerCloses(self._middleware)
-        self._stop = stop = HostedStop(self._settings, host, self._middleware)
+            self.use_farewell(send_last)
+        self._stop = stop = HostedStop(self._settings, host, self)
         await send(answer)
         await receive()
         stop.server_has_stopped()

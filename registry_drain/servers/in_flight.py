@@ -105,6 +105,7 @@ class InFlight:
 
     Attributes:
         now: the clock's :meth:`~registry_drain.clock.Clock.now`, which the instants here are read from.
+        active: what is in flight, by key; written here and by :mod:`registry_drain.servers.loop_requests`.
         stop_state: what the stop routine says of the server's stop.
     """
 
@@ -113,7 +114,7 @@ class InFlight:
         # SystemClock.now is this function, one call deeper.
         self.now: Callable[[], float] = time.monotonic if isinstance(clock, SystemClock) else clock.now
         self.stop_state = StopState(self.now)
-        self._active: dict[int | DescribedRequest, _Record | DescribedRequest] = {}
+        self.active: dict[int | DescribedRequest, _Record | DescribedRequest] = {}
         self._keys = itertools.count(1)
         self._arrivals = iter(range(maxsize))
         self._taken_back = iter(range(maxsize))
@@ -129,7 +130,7 @@ class InFlight:
     @property
     def count(self) -> int:
         """How many requests are in flight now."""
-        return len(self._active) + sum(len(source.requests()) for source in self._sources)
+        return len(self.active) + sum(len(source.requests()) for source in self._sources)
 
     @property
     def total(self) -> int:
@@ -155,7 +156,7 @@ class InFlight:
         """
         key = next(self._keys)
         now = self.now()
-        self._active[key] = (name, peer, now, threading.get_ident(), self._last_arrival_at)
+        self.active[key] = (name, peer, now, threading.get_ident(), self._last_arrival_at)
         if not is_health_check:
             next(self._arrivals)
             self._last_arrival_at = now
@@ -167,10 +168,10 @@ class InFlight:
         If it turns out to be a health check its arrival is taken back. When another request has arrived since,
         ``last_arrival_at`` is that one's and stays: doubt lengthens the propagation wait, it never shortens it.
         """
-        record = self._active.get(key)
+        record = self.active.get(key)
         if not isinstance(record, tuple):
             return
-        self._active[key] = (name, *record[1:])
+        self.active[key] = (name, *record[1:])
         if is_health_check:
             self._take_back(record[2], record[4])
 
@@ -178,14 +179,14 @@ class InFlight:
         """Note the arrival of a request that describes itself; it is the key for :meth:`end`. See :meth:`begin`."""
         request.arrived_before = self._last_arrival_at
         request.started_at = now = self.now()
-        self._active[request] = request
+        self.active[request] = request
         if not is_health_check:
             next(self._arrivals)
             self._last_arrival_at = now
 
     def is_in_flight(self, key: int | DescribedRequest) -> bool:
         """Whether a request has begun and not ended."""
-        return key in self._active
+        return key in self.active
 
     def take_back(self, request: DescribedRequest) -> None:
         """Note that a request which describes itself has turned out to be a health check; see :meth:`identify`."""
@@ -198,8 +199,8 @@ class InFlight:
 
     def end(self, key: int | DescribedRequest) -> None:
         """Note that the request's answer has been handed to the kernel, or given up. Idempotent."""
-        self._active.pop(key, None)
-        if self._waiters and not self._active:
+        self.active.pop(key, None)
+        if self._waiters and not self.active:
             for event in tuple(self._waiters):
                 event.set()
 
@@ -214,15 +215,16 @@ class InFlight:
 
     def keys(self) -> list[int | DescribedRequest]:
         """Return what stands for the requests in flight that somebody has told of."""
-        return list(self._active.copy())
+        return list(self.active.copy())
 
-    def told(self) -> dict[int | DescribedRequest, InFlightRequest]:
-        """Return the requests in flight that somebody has told of, by key; those of sources are not among them."""
-        return {key: _described(record) for key, record in self._active.copy().items()}
+    def request(self, key: int | DescribedRequest) -> InFlightRequest | None:
+        """Return the request in flight that ``key`` stands for; None once it has ended."""
+        record = self.active.get(key)
+        return None if record is None else _described(record)
 
     def requests(self) -> list[InFlightRequest]:
         """Return the requests in flight, which makes a tracker a source for another one: for several servers' sum."""
-        requests = list(self.told().values())
+        requests = [_described(record) for record in self.active.copy().values()]
         for source in self._sources:
             requests += source.requests()
         return requests

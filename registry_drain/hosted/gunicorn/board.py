@@ -278,7 +278,8 @@ class SharedInFlight(InFlight):
     def publish(self) -> None:
         """Write how many have arrived, and once the stop has begun what is in flight; take over what the stop says.
 
-        To be called some ten times a second, by one thread.
+        To be called some ten times a second by one thread, and more often once the stop has begun: the requests of an
+        event loop (:mod:`registry_drain.servers.loop_requests`) are seen by nobody else.
         """
         is_stopping = self._phases[_PHASE] != _SERVING
         if is_stopping:
@@ -287,17 +288,21 @@ class SharedInFlight(InFlight):
         with self._lock:
             self._slot.count_arrivals(self.total, self.last_arrival_at)
             if is_stopping:
-                for key, request in self.told().items():
-                    if key not in self._entries and self.is_in_flight(key):
-                        self._write(key, request.name, request.peer, request.started_at)
+                in_flight = self.keys()
+                for key in self._entries.keys() - set(in_flight):
+                    self._clear(key)
+                for key in in_flight:
+                    request = None if key in self._entries else self.request(key)
+                    if request is not None:
+                        self._write(key, request)
 
-    def _write(self, key: int | DescribedRequest, name: str, peer: str, started_at: float) -> None:
+    def _write(self, key: int | DescribedRequest, request: InFlightRequest) -> None:
         entry = self._free_entries.popleft() if self._free_entries else None
         self._entries[key] = entry
         if entry is None:
             self._slot.count_unnamed(1)
         else:
-            self._slot.fill(entry, started_at, name, peer)
+            self._slot.fill(entry, request.started_at, request.name, request.peer)
 
     def _clear(self, key: int | DescribedRequest) -> None:
         if key not in self._entries:

@@ -43,6 +43,8 @@ LINGER = 2.0
 """Seconds that a leaving worker keeps idle connections for a request that may be under way, where the worker class has
 no such time of its own; as long as gunicorn's gthread."""
 _LOOK_EVERY = 0.1
+_LOOK_OFTEN = 0.02
+"""Seconds between two looks at the board, and two messages on it: while serving, and once the stop has begun."""
 _TURNS = 0.050
 """Seconds between the gate and the listener: many turns of an event loop."""
 
@@ -295,7 +297,7 @@ class WorkerAgent:
         """Tell the master of our requests, learn of its stop, and look whether a signal was meant for us alone."""
         stop_state = self._in_flight.stop_state
         while True:
-            self._never.wait(_LOOK_EVERY)
+            self._never.wait(_LOOK_OFTEN if stop_state.is_stopping else _LOOK_EVERY)
             self._in_flight.publish()
             if self._gate.is_closed and not stop_state.is_draining:
                 stop_state.enter(Phase.DRAINING, self._goes_at)

@@ -23,13 +23,22 @@ import asyncio
 import logging
 import random
 import threading
+from asyncio import current_task
 from collections.abc import Coroutine, Iterable
 from contextlib import suppress
 
 from registry_drain.phases import Phase
 from registry_drain.servers.current_request import TrackedRequest, serving
 from registry_drain.servers.http.asgi_types import ASGIApplication, Receive, Scope, Send
-from registry_drain.servers.http.exchange import Exchange, answer, peer_of, refuse_websocket
+from registry_drain.servers.http.exchange import (
+    Exchange,
+    Exchanges,
+    Farewell,
+    answer,
+    peer_of,
+    refuse_websocket,
+    send_with_close,
+)
 from registry_drain.servers.http.policy import READY, REFUSAL, STOPPING, RequestPolicy, Verdict
 from registry_drain.servers.http.websocket import WebSocket
 from registry_drain.servers.in_flight import InFlight, InFlightRequest
@@ -56,6 +65,8 @@ class ASGIMiddleware:
         readiness_path: is answered here, 200 or 503; see :class:`~registry_drain.servers.http.policy.RequestPolicy`.
         refuses_when_sealed: refuse what comes once the listener is closed; see there.
         retry_after: seconds; see there.
+        farewell: for adapters: sends a message of an answer once the instance is delisted; default: the head with
+            ``Connection: close``.
 
     Attributes:
         in_flight: the requests. A WebSocket is one, as long as it is open.
@@ -73,6 +84,7 @@ class ASGIMiddleware:
         readiness_path: str = "",
         refuses_when_sealed: bool = False,
         retry_after: int = 1,
+        farewell: Farewell = send_with_close,
     ) -> None:
         self.in_flight = InFlight() if in_flight is None else in_flight
         self._app = app
@@ -84,8 +96,9 @@ class ASGIMiddleware:
             refuses_when_sealed=refuses_when_sealed,
             retry_after=retry_after,
         )
-        self._exchanges: set[Exchange] = set()
-        self._thread_id = 0
+        self._has_readiness = bool(readiness_path)
+        self._health_check_paths = self._policy.health_check_paths
+        self._exchanges = Exchanges(self.in_flight, farewell)
         self._websockets: dict[int, WebSocket] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
         self._has_looked_for_loop = False
@@ -100,20 +113,18 @@ class ASGIMiddleware:
             await self._serve_other(scope, receive, send)
             return
         # Here and not in a coroutine of its own, which each request would pay for.
-        path: str = scope["path"]
-        policy = self._policy
-        if self._stop_state.is_stopping or policy.readiness_path:
-            verdict = policy.verdict(path)
+        if self._stop_state.is_stopping or self._has_readiness:
+            verdict = self._policy.verdict(scope["path"])
             if verdict is not Verdict.SERVE:
                 await self._answer(verdict, scope, receive, send)
                 return
-        in_flight, exchanges = self.in_flight, self._exchanges
-        exchange = Exchange(scope, receive, send, in_flight, self._thread_id)
-        in_flight.begin_request(exchange, is_health_check=path in policy.health_check_paths)
-        exchanges.add(exchange)
+        exchanges = self._exchanges
+        exchange = Exchange(scope, receive, send, exchanges)
+        if self._health_check_paths and scope["path"] in self._health_check_paths:
+            exchanges.take_back(exchange)
         token = serving.set(exchange)
         if self._loop is not None:
-            exchange.task = asyncio.current_task()
+            exchange.task = current_task()
             receive = exchange.receive
         try:
             await self._app(scope, receive, exchange.send)
@@ -122,21 +133,31 @@ class ASGIMiddleware:
                 raise
             await exchange.cut()
         finally:
-            exchanges.discard(exchange)
+            del exchanges.active[exchange]
             serving.reset(token)
-            in_flight.end(exchange)
 
     async def _serve_other(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "websocket":
             await self._serve_websocket(scope, receive, send)
+        elif scope["type"] == "lifespan":
+            await self.serve_lifespan(scope, receive, send)
         else:
             await self._app(scope, receive, send)
+
+    async def serve_lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Hand the server's lifespan on to the application."""
+        await self._app(scope, receive, send)
+
+    def use_farewell(self, farewell: Farewell) -> None:
+        """Send clients away like this from now on; see the constructor's argument."""
+        self._exchanges.farewell = farewell
 
     async def _answer(self, verdict: Verdict, scope: Scope, receive: Receive, send: Send) -> None:
         status, body = 503, REFUSAL
         if verdict is Verdict.ANSWER_READINESS:
             status, body = (503, STOPPING) if self._stop_state.is_stopping else (200, READY)
-        await answer(scope, receive, send, status, body, retry_after=self._policy.retry_after)
+        retry_after, farewell = self._policy.retry_after, self._exchanges.farewell
+        await answer(scope, receive, send, status, body, retry_after=retry_after, farewell=farewell)
 
     async def cut_off(self, timeout: float = 0.25) -> tuple[InFlightRequest, ...]:
         """Cancel the tasks of what is in flight, wait at most ``timeout`` seconds for them, and return what it was.
@@ -147,9 +168,9 @@ class ASGIMiddleware:
         if self._closing is not None:
             self._closing.cancel()
         left = self.in_flight.snapshot()
-        me = asyncio.current_task() if self._loop is not None else None
+        me = current_task() if self._loop is not None else None
         tasks = []
-        served: list[Exchange | WebSocket] = [*self._exchanges, *self._websockets.values()]
+        served: list[Exchange | WebSocket] = [*self._exchanges.all(), *self._websockets.values()]
         for each in served:
             if each.task is not None and each.task is not me:
                 each.is_cut = True
@@ -170,7 +191,7 @@ class ASGIMiddleware:
         key = in_flight.begin(f"WEBSOCKET {path}", peer_of(scope))
         token = serving.set(TrackedRequest(in_flight, key))
         websocket = self._websockets[key] = WebSocket(receive, send)
-        websocket.task = asyncio.current_task() if self._loop is not None else None
+        websocket.task = current_task() if self._loop is not None else None
         try:
             await self._app(scope, websocket.receive, websocket.send)
         except asyncio.CancelledError:
@@ -185,7 +206,7 @@ class ASGIMiddleware:
 
     def _find_loop(self) -> None:
         self._has_looked_for_loop = True
-        self._thread_id = threading.get_ident()
+        self._exchanges.thread_id = threading.get_ident()
         with suppress(RuntimeError):
             self._loop = asyncio.get_running_loop()
         if self._stop_state.is_draining:
@@ -219,7 +240,7 @@ class ASGIMiddleware:
         await _sleep_until(ends_at - left / 2)
         await _all(websocket.close_now() for websocket in list(self._websockets.values()))
         await _sleep_until(ends_at - min(_NOTICE_S, left / 10))
-        for exchange in list(self._exchanges):
+        for exchange in self._exchanges.all():
             exchange.disconnect()
 
     def __repr__(self) -> str:

@@ -2,51 +2,100 @@
 
 Theory of operation: once the body has been read to its end, an application that asks for another message waits for its
 client to leave (``http.disconnect``). Only then there is something to race against, the end of the drain; before, the
-server's own messages pass.
+server's own messages pass. A GET's body (hardly one has any: RFC 9110, 9.3.1) is taken to end with its first message,
+so that nobody needs to look into that.
+
+While the instance is listed a message is only handed on. What a *farewell* does to it afterwards is the server's
+adapter's to say; it costs nothing before.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
 from registry_drain.instance import format_endpoint
-from registry_drain.servers.current_request import LiveRequest
 from registry_drain.servers.http.asgi_types import Message, Receive, Scope, Send
 from registry_drain.servers.http.policy import UNREAD_LIMIT
 from registry_drain.servers.in_flight import InFlight
+from registry_drain.servers.loop_requests import LoopRequest, LoopRequests
 
 CUT_OFF = b"cut off: this instance is stopping\n"
+_WITHOUT_BODY = frozenset({"GET", "HEAD"})
+"""Methods whose requests have none, or nearly so."""
 
 
-class Exchange(LiveRequest):
+Farewell = Callable[[Scope, Send, Message], Awaitable[None]]
+"""Sends a message of an answer, once the instance is delisted: the answer's head with ``Connection: close``."""
+
+
+def send_with_close(scope: Scope, send: Send, message: Message) -> Awaitable[None]:
+    """Say it to every HTTP/1 client: the farewell of servers that are not known from inside."""
+    if message["type"] == "http.response.start" and is_http_1(scope):
+        message = with_close(message)
+    return send(message)
+
+
+class Exchanges(LoopRequests):
+    """The exchanges of one middleware.
+
+    Attributes:
+        farewell: how its server's clients are sent away.
+    """
+
+    __slots__ = ("farewell",)
+
+    def __init__(self, in_flight: InFlight, farewell: Farewell) -> None:
+        """Begin with none."""
+        super().__init__(in_flight)
+        self.farewell = farewell
+
+    def all(self) -> list[Exchange]:
+        """Return those in flight."""
+        return [each for each in self.active.copy().values() if isinstance(each, Exchange) and each.exchanges is self]
+
+
+class Exchange(LoopRequest):
     """Stands between an application and its server for one request, and is what its handler knows of it.
 
     For one event loop, whose tasks may share it.
 
     Attributes:
+        exchanges: those of its middleware.
         task: serves it; None where the loop is not asyncio's.
         is_cut: the middleware has cancelled it.
     """
 
-    # In the class, and not set for each request: most requests never change them.
-    task: asyncio.Task[object] | None = None
-    is_cut = False
-    _has_started = False
-    _is_body_read = False
-    _is_over = False
-    _disconnected: asyncio.Event | None = None
+    __slots__ = (
+        "_disconnected",
+        "_has_started",
+        "_is_body_read",
+        "_is_over",
+        "_receive",
+        "_scope",
+        "_send",
+        "exchanges",
+        "is_cut",
+        "task",
+    )
 
-    def __init__(self, scope: Scope, receive: Receive, send: Send, in_flight: InFlight, thread_id: int) -> None:
-        """Take the server's two ends."""
-        # Without a call of the base class' own, which costs as much as all of this.
+    def __init__(self, scope: Scope, receive: Receive, send: Send, exchanges: Exchanges) -> None:
+        """Take the server's two ends, and be in flight."""
         self._scope = scope
         self._receive = receive
         self._send = send
-        self._in_flight = in_flight
-        self.stop_state = in_flight.stop_state
-        self.thread_id = thread_id
+        self.task: asyncio.Task[object] | None = None
+        self.is_cut = self._has_started = self._is_body_read = self._is_over = False
+        self._disconnected: asyncio.Event | None = None
+        # As in the base class.
+        self.loop_requests = self.exchanges = exchanges
+        self.stop_state = exchanges.stop_state
+        self.given_name = None
+        self.arrived_before = exchanges.last_arrival_at
+        self.started_at = exchanges.last_arrival_at = exchanges.now()
+        exchanges.total += 1
+        exchanges.active[self] = self
 
     @property
     def name(self) -> str:
@@ -59,16 +108,21 @@ class Exchange(LiveRequest):
         return peer_of(self._scope)
 
     def send(self, message: Message) -> Awaitable[None]:
-        """Send for the application; with ``Connection: close`` once the instance is delisted."""
+        """Send for the application; as the farewell has it once the instance is delisted."""
         # No coroutine of its own: what the server returns is awaited.
-        if not self._has_started and message["type"] == "http.response.start":
-            self._has_started = True
-            if self.stop_state.is_delisted and is_http_1(self._scope):
-                message = with_close(message)
+        self._has_started = True
+        if self.stop_state.is_delisted:
+            return self.exchanges.farewell(self._scope, self._send, message)
         return self._send(message)
 
-    async def receive(self) -> Message:
+    def receive(self) -> Awaitable[Message]:
         """Return the next message, for the application."""
+        if self._is_body_read or self._scope["method"] not in _WITHOUT_BODY:
+            return self._receive_attentively()
+        self._is_body_read = True
+        return self._receive()
+
+    async def _receive_attentively(self) -> Message:
         if self._is_body_read:
             return await self._until_disconnected()
         message = await self._receive()
@@ -93,8 +147,8 @@ class Exchange(LiveRequest):
             "headers": [(b"content-type", b"text/plain; charset=utf-8"), (b"content-length", b"%d" % len(CUT_OFF))],
         }
         with suppress(OSError):
-            await self._send(with_close(message) if is_http_1(self._scope) else message)
-            await self._send({"type": "http.response.body", "body": CUT_OFF})
+            await self.exchanges.farewell(self._scope, self._send, message)
+            await self.exchanges.farewell(self._scope, self._send, {"type": "http.response.body", "body": CUT_OFF})
 
     async def _until_disconnected(self) -> Message:
         if self._disconnected is None:
@@ -135,7 +189,17 @@ def with_close(message: Message) -> Message:
     return {**message, "headers": [*kept, (b"connection", b"close")]}
 
 
-async def answer(scope: Scope, receive: Receive, send: Send, status: int, body: bytes, *, retry_after: str) -> None:
+def without_close(message: Message) -> Message:
+    """Return ``http.response.start`` without ``Connection: close``: more requests wait behind this one."""
+    headers = [
+        (name, value) for name, value in message.get("headers", ()) if (name, value) != (b"connection", b"close")
+    ]
+    return {**message, "headers": headers}
+
+
+async def answer(
+    scope: Scope, receive: Receive, send: Send, status: int, body: bytes, *, retry_after: str, farewell: Farewell
+) -> None:
     """Answer a request that the application does not see: a readiness check, or 503 with ``Retry-After``."""
     received = 0
     while received <= UNREAD_LIMIT:
@@ -147,8 +211,9 @@ async def answer(scope: Scope, receive: Receive, send: Send, status: int, body: 
     if status == 503:
         headers.append((b"retry-after", retry_after.encode()))
     start: Message = {"type": "http.response.start", "status": status, "headers": headers}
-    await send(with_close(start) if status == 503 and is_http_1(scope) else start)
-    await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else body})
+    end: Message = {"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else body}
+    for each in (start, end):
+        await (farewell(scope, send, each) if status == 503 else send(each))
 
 
 async def refuse_websocket(scope: Scope, receive: Receive, send: Send, *, retry_after: str) -> None:

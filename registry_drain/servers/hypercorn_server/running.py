@@ -18,7 +18,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-from collections.abc import Awaitable
 
 from hypercorn.app_wrappers import ASGIWrapper
 from hypercorn.asyncio.lifespan import Lifespan
@@ -34,7 +33,8 @@ from registry_drain.servers.asyncio_listeners import close_listeners, duplicates
 from registry_drain.servers.base import ListenerClosure
 from registry_drain.servers.connections import IDLE_QUIET
 from registry_drain.servers.http.asgi import ASGIMiddleware
-from registry_drain.servers.http.asgi_types import Message, Receive, Scope, Send
+from registry_drain.servers.http.asgi_types import Message, Scope, Send
+from registry_drain.servers.http.exchange import send_with_close, without_close
 from registry_drain.servers.hypercorn_server.connection import (
     close,
     has_more,
@@ -55,44 +55,15 @@ _CUT_OFF_LIMIT = 0.25
 """Seconds for cancelled tasks to end."""
 
 
-class LastAnswerCloses:
-    """An ASGI application around :class:`ASGIMiddleware`, which sends goodbyes where hypercorn's connection allows it.
-
-    Args:
-        middleware: the application's own, with its tracker.
-    """
-
-    def __init__(self, middleware: ASGIMiddleware) -> None:
-        self._middleware = middleware
-        self._state = middleware.in_flight.stop_state
-
-    # No coroutines of its own while it serves: what the middleware and the server return is awaited.
-    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
-        """Serve one request, WebSocket, or lifespan."""
-        if scope["type"] != "http":
-            return self._middleware(scope, receive, send)
-        state = self._state
-
-        def send_last(message: Message) -> Awaitable[None]:
-            return _send_last(send, message) if state.is_delisted else send(message)
-
-        return self._middleware(scope, receive, send_last)
-
-
-async def _send_last(send: Send, message: Message) -> None:
+async def send_last(scope: Scope, send: Send, message: Message) -> None:
+    """Send goodbyes where hypercorn's connection allows it: an :class:`ASGIMiddleware`'s farewell."""
     protocol = protocol_of(send)
     if message["type"] == "http.response.start" and protocol is not None and has_more(protocol):
-        message = _without_close(message)
-    await send(message)
+        await send(without_close(message))
+    else:
+        await send_with_close(scope, send, message)
     if message["type"] == "http.response.body" and not message.get("more_body", False):
         await say_goodbye(protocol)
-
-
-def _without_close(message: Message) -> Message:
-    headers = [
-        (name, value) for name, value in message.get("headers", ()) if (name, value) != (b"connection", b"close")
-    ]
-    return {**message, "headers": headers}
 
 
 class RunningHypercorn:
@@ -108,7 +79,7 @@ class RunningHypercorn:
         self._config = config
         self._middleware = middleware
         # Hypercorn's annotations name the messages of the specification one by one; ours are any mapping.
-        self._app = ASGIWrapper(LastAnswerCloses(middleware))  # type: ignore[arg-type]
+        self._app = ASGIWrapper(middleware)  # type: ignore[arg-type]
         self._idle_quiet = idle_quiet
         self._context = WorkerContext(None)
         self._servers: list[asyncio.Server] = []

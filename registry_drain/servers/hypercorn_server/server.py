@@ -18,7 +18,7 @@ from registry_drain.servers.asgi_adapter import ASGIAdapter
 from registry_drain.servers.connections import IDLE_QUIET
 from registry_drain.servers.http.asgi import ASGIMiddleware
 from registry_drain.servers.http.asgi_types import ASGIApplication
-from registry_drain.servers.hypercorn_server.running import RunningHypercorn
+from registry_drain.servers.hypercorn_server.running import RunningHypercorn, send_last
 
 
 class HypercornServer(ASGIAdapter):
@@ -65,7 +65,7 @@ class HypercornServer(ASGIAdapter):
         if config.quic_bind:
             raise ConfigurationError("quic_bind cannot be drained: serve HTTP/3 by a proxy in front")
         self._config = config
-        self._middleware = ASGIMiddleware(app, self._in_flight, **middleware)
+        self._middleware = ASGIMiddleware(app, self._in_flight, farewell=send_last, **middleware)
         self._idle_quiet = idle_quiet
         self._sockets = Sockets([], [], [])
 

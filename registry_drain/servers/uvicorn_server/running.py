@@ -28,7 +28,8 @@ from registry_drain.servers.asyncio_listeners import close_listeners, duplicates
 from registry_drain.servers.base import ListenerClosure
 from registry_drain.servers.connections import IDLE_QUIET
 from registry_drain.servers.http.asgi import ASGIMiddleware
-from registry_drain.servers.http.asgi_types import Message, Receive, Scope, Send
+from registry_drain.servers.http.asgi_types import Message, Scope, Send
+from registry_drain.servers.http.exchange import send_with_close, without_close
 from registry_drain.servers.in_flight import InFlightRequest
 from registry_drain.servers.uvicorn_server.connection import connection_of, has_more, is_between_requests, is_http
 
@@ -41,39 +42,13 @@ _CUT_OFF_LIMIT = 0.25
 """Seconds for cancelled tasks to end."""
 
 
-class LastAnswerCloses:
-    """An ASGI application around :class:`ASGIMiddleware`: takes its ``Connection: close`` back if more requests wait.
-
-    Args:
-        middleware: the application's own, with its tracker.
-    """
-
-    def __init__(self, middleware: ASGIMiddleware) -> None:
-        self._middleware = middleware
-        self._state = middleware.in_flight.stop_state
-
-    # No coroutines of its own, here and below: what the middleware and the server return is awaited.
-    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
-        """Serve one request, WebSocket, or lifespan."""
-        if scope["type"] != "http":
-            return self._middleware(scope, receive, send)
-        state = self._state
-
-        def send_last(message: Message) -> Awaitable[None]:
-            if state.is_delisted and message["type"] == "http.response.start":
-                connection = connection_of(send)
-                if connection is not None and has_more(connection):
-                    message = _without_close(message)
-            return send(message)
-
-        return self._middleware(scope, receive, send_last)
-
-
-def _without_close(message: Message) -> Message:
-    headers = [
-        (name, value) for name, value in message.get("headers", ()) if (name, value) != (b"connection", b"close")
-    ]
-    return {**message, "headers": headers}
+def send_last(scope: Scope, send: Send, message: Message) -> Awaitable[None]:
+    """Say ``Connection: close``, unless more requests wait on the connection: an :class:`ASGIMiddleware`'s farewell."""
+    if message["type"] == "http.response.start":
+        connection = connection_of(send)
+        if connection is not None and has_more(connection):
+            return send(without_close(message))
+    return send_with_close(scope, send, message)
 
 
 class RunningUvicorn:
