@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from registry_drain.cli.command.arguments import CommandParser
 from registry_drain.cli.command.exit_status import ExitStatus, status_of_error
 from registry_drain.cli.command.output import Output
-from registry_drain.errors import RegistryDrainError
+from registry_drain.errors import ConfigurationError, RegistryDrainError
 
 SCHEMA_VERSION = 1
 """Of the JSON objects. Members may be added under the same number; one that changes or goes raises it."""
@@ -71,6 +71,7 @@ def _verdict(
 ) -> Verdict:
     try:
         try:
+            _require_text(words)
             options = parser.parse_args(words)
         except SystemExit:  # --help or --version, which is written already
             output.flush()
@@ -88,6 +89,14 @@ def _verdict(
             _show_traceback()
         hint = "" if is_debug else "; --debug shows where"
         return ExitStatus.INTERNAL_ERROR, f"internal error: {type(error).__name__}: {error}{hint}"
+
+
+def _require_text(words: Sequence[str]) -> None:
+    """Raise unless all of ``words`` can be sent: Python shows bytes of argv that are not UTF-8 as lone surrogates."""
+    for word in words:
+        # A registry's URL says how such bytes are written there.
+        if "://" not in word and any("\ud800" <= letter <= "\udfff" for letter in word):
+            raise ConfigurationError(f"argument {word!r} holds bytes that are not UTF-8: what is registered is UTF-8")
 
 
 def _show_traceback() -> None:
