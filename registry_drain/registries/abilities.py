@@ -106,6 +106,42 @@ class RotationRegistry(Registry, Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class Leftover:
+    """Something of ours that is no entry, outlived the one that it was for, and harms who comes next.
+
+    Attributes:
+        subject: what it does to whom, in words.
+        locator: where it stands.
+        version: opaque; differs once somebody has written there.
+    """
+
+    subject: str
+    locator: str
+    version: str
+
+
+@runtime_checkable
+class LeftoverRegistry(Registry, Protocol):
+    """A registry in which something of ours may be left of instances that are gone."""
+
+    def leftovers(self, service: str | None, deadline: Deadline) -> Sequence[Leftover]:
+        """Return what is left of one service, or (None) of all. Of others nothing is shown.
+
+        Raises:
+            RegistryUnavailableError, PermissionRefusedError: as everywhere.
+        """
+        ...
+
+    def clear(self, leftover: Leftover, deadline: Deadline) -> bool:
+        """Delete ``leftover`` exactly as it was shown; return whether it is gone, False if somebody wrote there since.
+
+        Raises:
+            RegistryUnavailableError, PermissionRefusedError: as everywhere.
+        """
+        ...
+
+
 @runtime_checkable
 class RotationRegistration(Registration, Protocol):
     """A registration that can leave the rotation before it is removed: a first, reversible step of a stop."""

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from registry_drain.clock import Deadline
 from tests.cli.conftest import RegisterAt
 from tests.cli.running import Ran, Run, script
 from tests.support.processes import eventually, free_port
@@ -123,3 +124,27 @@ def test_ctrl_c_in_the_middle_of_many(
     assert again.status == 0
     assert len(again.document["ghosts"]) == len(remaining)
     assert left(other, unique) == set()
+
+
+def test_a_rule_that_outlived_its_provider_is_shown_and_then_deleted(
+    registry_drain: Run, registered: RegisterAt, zookeeper_server: ZooKeeperServer, other: Any, unique: str
+) -> None:
+    """An operator drained it, and it died by itself; whatever comes next to its address would stay disabled."""
+    url = f"{zookeeper_server.url}/{unique}?layout=dubbo"
+    provider = registered(url, "com.acme.Menu", port=20880)
+    assert registry_drain("drain", url, "--address", "127.0.0.1:20880", "--force").status == 0
+    assert registry_drain("sweep", url, "--json").document["leftovers"] == [], "it lives"
+    provider.on_shutdown(Deadline.after(30))
+    (name,) = other.get_children(f"/{unique}/com.acme.Menu/configurators")
+    path = f"/{unique}/com.acme.Menu/configurators/{name}"
+    ran = registry_drain("sweep", url)
+    assert ran.status == 0
+    assert "keeps callers from 127.0.0.1:20880, whose provider is gone" in ran.out
+    assert "--yes deletes it" in ran.out
+    assert other.exists(path)
+    document = registry_drain("sweep", url, "--yes", "--json").document
+    assert [(each["locator"], each["status"], each["message"]) for each in document["leftovers"]] == [
+        (path, 0, "deleted")
+    ]
+    assert not other.exists(path)
+    assert registry_drain("sweep", url, "--yes", "--json").document["leftovers"] == []

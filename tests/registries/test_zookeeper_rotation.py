@@ -17,7 +17,7 @@ from registry_drain.errors import (
     RegistryUnavailableError,
 )
 from registry_drain.instance import ServiceInstance
-from registry_drain.registries.abilities import RotationRegistry
+from registry_drain.registries.abilities import LeftoverRegistry, RotationRegistry
 from registry_drain.registries.base import RegistryEntry, RemovalOutcome
 from registry_drain.registries.zookeeper import ZooKeeperRegistry
 from registry_drain.registries.zookeeper.layouts import LAYOUTS, CuratorLayout
@@ -26,6 +26,7 @@ from registry_drain.registries.zookeeper.layouts.dubbo_override import (
     override_name,
 )
 from registry_drain.registries.zookeeper.layouts.url_named import Provider
+from registry_drain.registries.zookeeper.session import session_text
 from tests.registries.planted_nodes import ALL_PLANTED, SPRING, SWITCHABLE, Planted
 from tests.registries.zookeeper_bench import Stage, never, within
 from tests.support.processes import eventually
@@ -297,3 +298,66 @@ def test_a_rule_is_written_for_nobody_who_has_left(stage: Stage, dubbo: ZooKeepe
         with pytest.raises(LiveOwnerError):
             dubbo.drain(entry, within())
         assert client.exists(f"{stage.base}/{RULES}") is None
+
+
+@pytest.mark.parametrize("is_killed", [False, True])
+def test_a_providers_own_rule_goes_with_it(stage: Stage, dubbo: ZooKeeperRegistry, *, is_killed: bool) -> None:
+    """A soft drain: listed, and disabled by a rule of its own session. However that ends, what comes next is not."""
+    instance = ServiceInstance(MENU, "10.0.0.7", 1, metadata={"version": "1.0"})
+    registration = stage.registered(dubbo, instance)
+    registration.leave_rotation(within())
+    registration.leave_rotation(within())  # twice is no error
+    assert entry_at(dubbo, 1).health == "maintenance"
+    with stage.eyes() as client:
+        (rule,) = rules(client, stage)
+        assert "dynamic%3Dtrue" in rule
+        stat = client.exists(f"{stage.base}/{RULES}/{rule}")
+        assert entry_at(dubbo, 1).owner == session_text(stat.ephemeralOwner)
+        if is_killed:
+            stage.expire(registration)
+        else:
+            assert registration.on_shutdown(within()).outcome is RemovalOutcome.CONFIRMED
+            stage.registered(dubbo, instance)
+        eventually(lambda: rules(client, stage) == [], because="the rule goes with its session")
+        eventually(lambda: [each.health for each in dubbo.entries(MENU, within())] == [""], because="in rotation")
+
+
+@pytest.mark.parametrize("layout", ["dubbo", "auto"])
+def test_rules_that_outlive_their_provider_are_found_and_cleared(stage: Stage, layout: str) -> None:
+    """Whoever drained it is not needed for that. Those of others, and of the living, are neither shown nor touched."""
+    registry = stage.registry(options=f"&layout={layout}")
+    assert isinstance(registry, LeftoverRegistry)
+    assert registry.leftovers(None, within()) == []
+    with stage.eyes() as client:
+        for port in (1, 2):
+            client.create(f"{stage.base}/{provider_node(port)}", b"", ephemeral=port == 2, makepath=True)
+            registry.drain(entry_at(registry, port), within(), reason="a deploy")
+        client.create(f"{stage.base}/{RULES}/override%3A%2F%2F10.0.0.9%3A1%2F{MENU}%3Fdisabled%3Dtrue", b"")
+        assert registry.leftovers(None, within()) == []
+        client.delete(f"{stage.base}/{provider_node(1)}")
+        assert registry.leftovers("com.acme.Other", within()) == []
+        (left,) = registry.leftovers(MENU, within())
+        assert [left] == registry.leftovers(None, within())
+        assert "10.0.0.7:1" in left.subject
+        assert left.locator.startswith(f"{stage.base}/{RULES}/override")
+        # Somebody who has come meanwhile is left alone with a rule of his own.
+        client.set(left.locator, b"somebody else's now")
+        assert registry.clear(left, within()) is False
+        assert len(rules(client, stage)) == 3
+        client.delete(left.locator)
+        assert registry.clear(left, within()) is True, "gone is gone"
+        assert len(rules(client, stage)) == 2
+
+
+def test_a_leftover_rule_is_deleted(stage: Stage, dubbo: ZooKeeperRegistry) -> None:
+    """And the next provider at the address is in rotation."""
+    with stage.eyes() as client:
+        client.create(f"{stage.base}/{provider_node(1)}", b"", makepath=True)
+        dubbo.drain(entry_at(dubbo, 1), within())
+        client.delete(f"{stage.base}/{provider_node(1)}")
+        client.create(f"{stage.base}/{provider_node(1)}", b"", ephemeral=True)
+        assert entry_at(dubbo, 1).health == "maintenance", "the successor inherits it until somebody looks"
+        (left,) = dubbo.leftovers(None, within())
+        assert dubbo.clear(left, within()) is True
+        assert rules(client, stage) == []
+        assert entry_at(dubbo, 1).health == ""

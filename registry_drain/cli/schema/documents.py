@@ -125,6 +125,19 @@ _SWEEP: dict[str, Schema] = {
             }
         )
     ),
+    "leftovers": described(
+        array(
+            record(
+                {
+                    "subject": STRING,
+                    "locator": STRING,
+                    "status": described(nullable(_STATUS), "of its deletion; null if none was tried"),
+                    "message": STRING,
+                }
+            )
+        ),
+        "what drain has left of instances that are gone",
+    ),
 }
 _TALLY = record(
     {

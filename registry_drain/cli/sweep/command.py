@@ -35,6 +35,7 @@ def main(arguments: Sequence[str] | None = None, *, program: str = "registry-dra
         "is_forced": None,
         "probed": None,
         "ghosts": [],
+        "leftovers": [],
     }
     return invoke(make_parser(program), _sweep, arguments, blank)
 

@@ -40,6 +40,7 @@ from registry_drain.cli.sweep.evidence import (
     evidence_against,
     reason_to_spare,
 )
+from registry_drain.cli.sweep.leftovers import treated
 from registry_drain.cli.sweep.probes import Answer, Endpoint, Probe, ProbePlan, probe_all
 from registry_drain.cli.sweep.report import Ghost, ghost_document, ghost_table
 from registry_drain.clock import Clock, Deadline
@@ -83,6 +84,7 @@ class Sweep:
         self._document = document
         self._clock = clock
         self._ghosts: list[Ghost] = []
+        self._is_refused = False
 
     def run(self) -> Verdict:
         """Do it, once."""
@@ -95,10 +97,19 @@ class Sweep:
             return status_of_error(error), f"nothing was removed: {error}"
         except KeyboardInterrupt:
             return ExitStatus.INTERRUPTED, "interrupted: nothing was removed"
-        status, message = self._treat(entries, probes)
+        status, message = self._with_leftovers(self._treat(entries, probes))
         if unread := [entry for entry in entries if _is_hidden(entry)]:
             return worst((status, ExitStatus.REFUSED)), f"{message}; {unread_note(unread, 'may be ghosts')}"
         return status, message
+
+    def _with_leftovers(self, verdict: Verdict) -> Verdict:
+        """Return ``verdict`` with what else is left of instances that are gone; deleted, if ghosts were, too."""
+        if verdict[0] is ExitStatus.INTERRUPTED:
+            return verdict
+        request = self._request
+        deletes = request.consent.has_agreed and not self._is_refused
+        deadline = Deadline.after(request.timeout, self._clock)
+        return treated(verdict, self._registry, request.service, deadline, self._document, deletes=deletes)
 
     def _treat(self, entries: Sequence[RegistryEntry], probes: dict[Endpoint, Probe]) -> Verdict:
         """Show or remove what is a ghost, as asked."""
@@ -115,6 +126,7 @@ class Sweep:
             return ExitStatus.DONE, "; ".join([found, *asked, *notes])
         missing = self._request.consent.missing([ghost.entry for ghost in going], entries)
         if missing is not None:
+            self._is_refused = True
             self._report()
             return missing[0], f"nothing was removed: {missing[1]}"
         if not going:

@@ -3,8 +3,11 @@
 Theory of operation. A rule of ours is a persistent node, because whoever takes an instance out of rotation does not
 stay connected until it is put back. So it could outlive its provider, and disable the one that is started next on the
 same address. Against that each of ours says for which session it was written, and is deleted as soon as we notice that
-no provider of that session is at its address any more: by removing the instance, and whenever anything is taken out of
-rotation or put back in the same interface. Rules of others are never touched.
+no provider of that session is at its address any more: by removing the instance, whenever anything is taken out of
+rotation or put back in the same interface, and by a sweep. Rules of others are never touched.
+
+A provider that takes *itself* out, before it stops, writes an ephemeral rule with the session that holds its own node:
+the two go together, at one moment, however it ends.
 """
 
 from __future__ import annotations
@@ -14,9 +17,18 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from kazoo.exceptions import NodeExistsError, NoNodeError
+from kazoo.security import ACL
 
 from registry_drain.clock import Deadline
-from registry_drain.errors import PermissionRefusedError, RegistryError, RegistryUnavailableError
+from registry_drain.errors import (
+    LiveOwnerError,
+    PermissionRefusedError,
+    RegistryDataError,
+    RegistryError,
+    RegistryUnavailableError,
+)
+from registry_drain.instance import format_endpoint
+from registry_drain.registries.abilities import Leftover
 from registry_drain.registries.base import RegistryEntry
 from registry_drain.registries.zookeeper.layouts.base import join
 from registry_drain.registries.zookeeper.layouts.dubbo_override import (
@@ -28,7 +40,7 @@ from registry_drain.registries.zookeeper.layouts.dubbo_override import (
 )
 from registry_drain.registries.zookeeper.layouts.url_named import Provider, read_provider
 from registry_drain.registries.zookeeper.listing import parent_of
-from registry_drain.registries.zookeeper.node_stat import owner_of
+from registry_drain.registries.zookeeper.node_stat import owner_of, version_of
 from registry_drain.registries.zookeeper.session import Request, ZooKeeperSession, session_text
 from registry_drain.registries.zookeeper.settings import SessionSettings
 
@@ -119,8 +131,7 @@ class DubboRules:
             PermissionRefusedError: likewise.
             RegistryUnavailableError: retryable, also if the node has changed.
         """
-        access = self.settings.access.node
-        acl = None if access is None else list(access)
+        acl = _access(self.settings)
         data = override_data(session_text(owner_of(stat)) if owner_of(stat) else "", reason)
         [made] = _write(session, [lambda client: client.create_async(self._folder, acl=acl)], deadline)
         if isinstance(made, PermissionRefusedError):
@@ -147,35 +158,8 @@ class DubboRules:
 
     def clear_stale(self, session: ZooKeeperSession, deadline: Deadline) -> None:
         """Delete the rules of ours whose provider has left: whoever comes next to its address must not inherit them."""
-        _, answer = session.call_each([_sync(self._folder), _children(self._folder)], deadline=deadline)
-        found = [rule for rule in _rules(answer) if rule.port]
-        paths = [join(self._folder, rule.node) for rule in found]
-        owners = {
-            path: (rule.address, rule.port, owner_in(answer[0] or b""))
-            for rule, path, answer in zip(
-                found, paths, session.call_each([_get(path) for path in paths], deadline=deadline), strict=True
-            )
-            if not isinstance(answer, Exception)
-        }
-        ours = {path: owner for path, owner in owners.items() if owner[2] is not None}
-        if ours:
-            alive = self._alive(session, deadline)
-            self._delete_ours(session, {path for path, owner in ours.items() if owner not in alive}, deadline)
-
-    def _alive(self, session: ZooKeeperSession, deadline: Deadline) -> set[tuple[str, int, str | None]]:
-        """Return address, port and session of every provider of the interface."""
-        folder = parent_of(self.entry.locator)
-        [names] = session.call_each([_children(folder)], deadline=deadline)
-        if isinstance(names, NoNodeError):
-            return set()
-        if isinstance(names, Exception):
-            raise names
-        stats = session.call_each([_stat(join(folder, name)) for name in names], deadline=deadline)
-        return {
-            (who.address, who.port, session_text(owner_of(stat)) if owner_of(stat) else "")
-            for name, stat in zip(names, stats, strict=True)
-            if stat is not None and not isinstance(stat, Exception) and (who := read_provider(name)) is not None
-        }
+        stale = stale_rules(session, parent_of(self._folder), deadline)
+        self._delete_ours(session, {each.locator for each in stale}, deadline)
 
     def _delete_ours(self, session: ZooKeeperSession, paths: set[str], deadline: Deadline) -> None:
         ordered = sorted(paths)
@@ -189,6 +173,110 @@ class DubboRules:
         for answer in _write(session, deletions, deadline):
             if isinstance(answer, PermissionRefusedError):
                 raise answer
+
+
+def stale_rules(session: ZooKeeperSession, interface: str, deadline: Deadline) -> list[Leftover]:
+    """Return the rules of ours in the folder ``interface`` whose provider has left, by a consistent read.
+
+    Raises:
+        PermissionRefusedError: the providers may not be listed.
+        RegistryUnavailableError: retryable.
+    """
+    folder = join(interface, "configurators")
+    _, answer = session.call_each([_sync(folder), _children(folder)], deadline=deadline)
+    found = [rule for rule in _rules(answer) if rule.port]
+    paths = [join(folder, rule.node) for rule in found]
+    answers = session.call_each([_get(path) for path in paths], deadline=deadline)
+    ours = [
+        (rule, path, answer[1], owner)
+        for rule, path, answer in zip(found, paths, answers, strict=True)
+        if not isinstance(answer, Exception) and (owner := owner_in(answer[0] or b"")) is not None
+    ]
+    if not ours:
+        return []
+    alive = _alive(session, join(interface, "providers"), deadline)
+    return [
+        Leftover(
+            f"a rule keeps callers from {format_endpoint(rule.address, rule.port)}, whose provider is gone",
+            path,
+            f"{version_of(stat)}-{stat.version}",
+        )
+        for rule, path, stat, owner in ours
+        if (rule.address, rule.port, owner) not in alive
+    ]
+
+
+def _alive(session: ZooKeeperSession, folder: str, deadline: Deadline) -> set[tuple[str, int, str]]:
+    """Return address, port and session of every provider of an interface."""
+    [names] = session.call_each([_children(folder)], deadline=deadline)
+    if isinstance(names, NoNodeError):
+        return set()
+    if isinstance(names, Exception):
+        raise names
+    stats = session.call_each([_stat(join(folder, name)) for name in names], deadline=deadline)
+    return {
+        (who.address, who.port, session_text(owner_of(stat)) if owner_of(stat) else "")
+        for name, stat in zip(names, stats, strict=True)
+        if stat is not None and not isinstance(stat, Exception) and (who := read_provider(name)) is not None
+    }
+
+
+def delete_rule(session: ZooKeeperSession, leftover: Leftover, deadline: Deadline) -> bool:
+    """Delete a rule exactly as it was shown; return whether it is gone.
+
+    Raises:
+        PermissionRefusedError: deleting takes the folder's permission.
+        RegistryUnavailableError: it may be there or not.
+    """
+    _, stat = session.call_each([_sync(leftover.locator), _stat(leftover.locator)], deadline=deadline)
+    if stat is None:
+        return True
+    if isinstance(stat, Exception):
+        raise stat
+    if f"{version_of(stat)}-{stat.version}" != leftover.version:
+        return False
+    [answer] = _write(session, [_deletion(leftover.locator, stat.version)], deadline)
+    if isinstance(answer, PermissionRefusedError):
+        raise answer
+    return not isinstance(answer, Exception) or isinstance(answer, NoNodeError)
+
+
+def disable_own(session: ZooKeeperSession, path: str, settings: SessionSettings, deadline: Deadline) -> None:
+    """Write a rule that disables the provider whose node at ``path`` is ``session``'s, and that goes with it.
+
+    Raises:
+        LiveOwnerError: the node is another session's.
+        PermissionRefusedError: nothing may be written where rules are.
+        RegistryUnavailableError: retryable.
+    """
+    provider = read_provider(path.rpartition("/")[2])
+    if provider is None:
+        raise RegistryDataError(f"{path} is no provider that a rule could name")
+    folder = join(parent_of(parent_of(path)), "configurators")
+    [stat, made] = session.call_each(
+        [_stat(path), lambda client: client.create_async(folder, acl=_access(settings))], deadline=deadline
+    )
+    if isinstance(made, PermissionRefusedError):
+        raise made
+    if stat is None or isinstance(stat, Exception):
+        raise RegistryUnavailableError(f"{settings.url}: {path} is gone")
+    if owner_of(stat) != session.id:
+        raise LiveOwnerError(f"{path} belongs to another session now")
+
+    def write(client: Any) -> Any:
+        name = join(folder, override_name(provider, is_dynamic=True))
+        data = override_data(session_text(owner_of(stat)), "it stops")
+        return client.create_async(name, data, acl=_access(settings), ephemeral=True)
+
+    [written] = session.call_each([write], deadline=deadline)
+    if isinstance(written, PermissionRefusedError):
+        raise written
+    if isinstance(written, Exception) and not isinstance(written, NodeExistsError):
+        raise RegistryUnavailableError(f"{settings.url}: no rule could be written in {folder}") from written
+
+
+def _access(settings: SessionSettings) -> list[ACL] | None:
+    return None if settings.access.node is None else list(settings.access.node)
 
 
 def clear_after_removal(

@@ -13,11 +13,25 @@ from dataclasses import replace
 from registry_drain.clock import SYSTEM_CLOCK, Clock, Deadline
 from registry_drain.errors import ConfigurationError, InstanceNotFoundError
 from registry_drain.instance import ServiceInstance
-from registry_drain.registries.abilities import BulkRegistry, RemovalResult, Rotation, RotationRegistry
+from registry_drain.registries.abilities import (
+    BulkRegistry,
+    Leftover,
+    LeftoverRegistry,
+    RemovalResult,
+    Rotation,
+    RotationRegistry,
+)
 from registry_drain.registries.base import RegistryEntry, Removal, WatchCallback
 from registry_drain.registries.url import RegistryURL
 from registry_drain.registries.zookeeper.bulk_removal import BulkRemoval, refuse_strangers
-from registry_drain.registries.zookeeper.dubbo_rules import clear_after_removal, has_rules, show_rules
+from registry_drain.registries.zookeeper.dubbo_rules import (
+    DUBBO,
+    clear_after_removal,
+    delete_rule,
+    has_rules,
+    show_rules,
+    stale_rules,
+)
 from registry_drain.registries.zookeeper.layouts import AUTO, DEFAULT_LAYOUT, LAYOUTS, AutoLayout, NodeTree
 from registry_drain.registries.zookeeper.layouts.base import Layout, check_path, join
 from registry_drain.registries.zookeeper.listing import ListedFolders, list_services, parent_of
@@ -184,6 +198,30 @@ class ZooKeeperRegistry:
         self._check_listed(entry)
         return EntryRotation(entry, self._settings, self._shared).turn(deadline, is_out=False)
 
+    def leftovers(self, service: str | None, deadline: Deadline) -> list[Leftover]:
+        """Return Dubbo's rules of ours that have outlived their provider; see :class:`LeftoverRegistry`.
+
+        Only ``layout=dubbo`` and ``layout=auto`` have such.
+        """
+        layout, base = self._tree.layout, self._tree.base
+        found: list[Leftover] = []
+        with self._shared.borrow() as session:
+            if layout.name == DUBBO:
+                folders = list(list_services(session, self._tree, service, deadline).folders)
+            elif isinstance(layout, AutoLayout):
+                folders = list(walk(session, base, layout, self.url, service, deadline).folders)
+            else:
+                return []
+            for folder in sorted(folders):
+                if folder.endswith("/providers"):
+                    found += stale_rules(session, parent_of(folder), deadline)
+        return found
+
+    def clear(self, leftover: Leftover, deadline: Deadline) -> bool:
+        """Delete such a rule, if it still is what was shown."""
+        with self._shared.borrow() as session:
+            return delete_rule(session, leftover, deadline)
+
     def watch(self, service: str, deadline: Deadline, on_change: WatchCallback | None = None) -> ZooKeeperWatch:
         """Follow the callable instances of ``service``, which need not exist yet; see the protocol.
 
@@ -232,3 +270,4 @@ class ZooKeeperRegistry:
 # A type checker compares it with the protocols here.
 _bulk: type[BulkRegistry] = ZooKeeperRegistry
 _rotation: type[RotationRegistry] = ZooKeeperRegistry
+_leftovers: type[LeftoverRegistry] = ZooKeeperRegistry

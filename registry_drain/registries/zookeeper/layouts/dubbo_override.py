@@ -3,7 +3,8 @@
 ``override://10.0.0.7:20880/com.acme.Users?category=configurators&disabled=true&dynamic=false&enabled=true`` is what
 Dubbo's user guide and its admin console write to take a provider out of rotation. It concerns the provider with that
 host and port (dubbo, AbstractConfigurator.java); consumers subscribe by group and version too, so those are in it. A
-``dynamic=false`` rule is a persistent node: it holds until somebody deletes it.
+``dynamic=false`` rule is a persistent node: it holds until somebody deletes it. One with ``dynamic=true`` is an
+ephemeral node (dubbo, ZookeeperRegistry.java), and goes with the session of whoever wrote it.
 
 In the data of ours, which Dubbo does not read, stands for whom it was written: a process that is started on the same
 address is somebody else.
@@ -66,9 +67,10 @@ def read_override(node_name: str) -> Override | None:
     return Override(node_name, address, port, parameters.get("group", ""), parameters.get("version", ""))
 
 
-def override_name(provider: Provider) -> str:
+def override_name(provider: Provider, *, is_dynamic: bool = False) -> str:
     """Return the name of the rule that disables ``provider``, encoded as Java does it."""
-    parameters = {"category": "configurators", "disabled": "true", "dynamic": "false", "enabled": "true"}
+    dynamic = "true" if is_dynamic else "false"
+    parameters = {"category": "configurators", "disabled": "true", "dynamic": dynamic, "enabled": "true"}
     if provider.group:
         parameters["group"] = provider.group
     if provider.version:

@@ -38,6 +38,7 @@ from registry_drain.errors import (
     RemovedByOperatorError,
 )
 from registry_drain.instance import ServiceInstance
+from registry_drain.registries.zookeeper.dubbo_rules import DUBBO, disable_own
 from registry_drain.registries.zookeeper.layouts import NodeTree
 from registry_drain.registries.zookeeper.layouts.base import SwitchableLayout, parents
 from registry_drain.registries.zookeeper.registration.take_over import (
@@ -121,7 +122,8 @@ class OwnNode:
     def leave_rotation(self, session: ZooKeeperSession, deadline: Deadline) -> None:
         """Set the layout's switch in the node's data, if it still is the one that ``session`` holds. From any thread.
 
-        What a successor writes is its own: it never sees these data.
+        What a successor writes is its own: it never sees these data. Where rules beside the nodes do it (Dubbo) one is
+        written that goes with the session.
 
         Raises:
             RegistryDataError: the layout has no such switch.
@@ -129,6 +131,9 @@ class OwnNode:
             RegistryUnavailableError: as everywhere; and if the node changed just now.
         """
         layout, path = self._layout, self.path or self._prefix
+        if layout.name == DUBBO:
+            disable_own(session, path, self._settings, deadline)
+            return
         if not isinstance(layout, SwitchableLayout):
             raise RegistryDataError(f"the layout {layout.name} has no state for an instance out of rotation")
         [answer] = session.call_each([lambda client: client.get_async(path)], deadline=deadline)
