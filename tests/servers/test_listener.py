@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import select
@@ -409,6 +410,16 @@ def test_sockets_without_a_file_have_no_path(tmp_path: Path) -> None:
         (tmp_path / "gone").unlink()
         for sock in (abstract, gone, tcp):
             assert not BoundPath(sock).remove()
+
+
+def test_looking_for_listeners_releases_no_lock(tmp_path: Path) -> None:
+    """Closing any descriptor of a file releases the locks that the process holds on it: a database's, for one."""
+    take = "import fcntl, sys; fcntl.lockf(open(sys.argv[1], 'r+'), fcntl.LOCK_EX | fcntl.LOCK_NB)"
+    with (tmp_path / "database").open("w") as database:
+        fcntl.lockf(database, fcntl.LOCK_EX)
+        assert listening_sockets(1) == []
+        other = subprocess.run([sys.executable, "-c", take, database.name], capture_output=True, text=True, check=False)
+        assert "BlockingIOError" in other.stderr
 
 
 @pytest.mark.parametrize("is_unix", [False, True])

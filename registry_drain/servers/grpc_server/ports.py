@@ -16,12 +16,12 @@ import select
 import socket
 import time
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 from registry_drain.clock import Deadline
 from registry_drain.errors import ConfigurationError
 from registry_drain.servers.base import ListenerClosure
 from registry_drain.servers.listener import ROUND_TRIP, hold_off
+from registry_drain.servers.listener.address import own_sockets
 
 _OVERTIME_S = 0.050
 """A close that has no time left (a second signal) still lets the core take what the kernel has accepted."""
@@ -93,20 +93,7 @@ class Ports:
 
     def _sockets(self) -> Iterator[socket.socket]:
         """Yield duplicates of the sockets that are bound to one of our ports, and close them again."""
-        try:
-            descriptors = [int(entry.name) for entry in Path("/proc/self/fd").iterdir()]
-        except FileNotFoundError:
-            return
-        for descriptor in descriptors:
-            try:
-                copy = os.dup(descriptor)
-            except OSError:
-                continue
-            try:
-                sock = socket.socket(fileno=copy)
-            except OSError:
-                os.close(copy)
-                continue
+        for sock in own_sockets():
             with sock:
                 if _bound_to(sock) in self._names:
                     yield sock

@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import select
 import socket
+import stat
 import struct
-from contextlib import suppress
+from collections.abc import Iterator
 from pathlib import Path
 
 _TCP_INFO_UNACKED = struct.Struct("=24xI")
@@ -38,22 +39,36 @@ def listening_sockets(where: int | str) -> list[socket.socket]:
     duplicate (a filter, ``listen(0)``) is done to the listener. Empty where there is no ``/proc/self/fd``.
     """
     found: dict[int, socket.socket] = {}  # by inode: a listener may have several descriptors already
-    with suppress(FileNotFoundError):
-        for entry in list(Path("/proc/self/fd").iterdir()):
-            sock = _duplicate(int(entry.name))
-            if sock is None:
-                continue
-            inode = os.fstat(sock.fileno()).st_ino
-            if inode not in found and _listens_on(sock, where):
-                found[inode] = sock
-            else:
-                sock.close()
+    for sock in own_sockets():
+        inode = os.fstat(sock.fileno()).st_ino
+        if inode not in found and _listens_on(sock, where):
+            found[inode] = sock
+        else:
+            sock.close()
     return list(found.values())
+
+
+def own_sockets() -> Iterator[socket.socket]:
+    """Yield duplicates of this process' sockets; the caller closes each. None where there is no ``/proc/self/fd``.
+
+    Files are left alone: closing a duplicate of a file's descriptor releases the locks that this process holds on it
+    (``fcntl(2)``), a database's for one.
+    """
+    try:
+        descriptors = [int(entry.name) for entry in Path("/proc/self/fd").iterdir()]
+    except FileNotFoundError:
+        return
+    for descriptor in descriptors:
+        sock = _duplicate(descriptor)
+        if sock is not None:
+            yield sock
 
 
 def _duplicate(descriptor: int) -> socket.socket | None:
     """Return a socket object of our own for a descriptor; None if it is no socket, or closed meanwhile."""
     try:
+        if not stat.S_ISSOCK(os.fstat(descriptor).st_mode):
+            return None
         copy = os.dup(descriptor)
     except OSError:
         return None
