@@ -138,8 +138,11 @@ class ZooKeeperSession:
     @property
     def is_over(self) -> bool:
         """Whether this object is of no more use, or somebody ends it, or it was inherited by a fork."""
+        # Before the lock: a thread that held it at the fork does not exist in the child.
+        if self._process_id != os.getpid():
+            return True
         with self._lock:
-            return self._phase is SessionPhase.OVER or self._is_ending or self._process_id != os.getpid()
+            return self._phase is SessionPhase.OVER or self._is_ending
 
     @property
     def is_dead(self) -> bool:
@@ -399,27 +402,33 @@ class ZooKeeperSession:
         self.begin_end()
         if not is_over and deadline.is_past:
             raise RegistryTimeoutError(f"{self._settings.url}: closing the session was not answered in time")
-        resumed = self.elsewhere(resumes=True)
         try:
-            is_ended = self._ends_resumed(resumed, deadline)
+            self._end_elsewhere(deadline)
         except RegistryError:
             if not self.is_dead:  # it was not answered meanwhile, either
                 raise
-        else:
-            if not is_ended:
-                raise RegistryUnavailableError(f"{self._settings.url}: the connection broke while closing the session")
-        finally:
-            resumed.begin_end()
         with self._lock:
             self._is_dead = True
 
-    def elsewhere(self, *, resumes: bool = False) -> ZooKeeperSession:
-        """Return another session, or (``resumes``) this one again, by a new connection, to another server if any."""
-        settings = self._settings.avoiding(self._notes.server)
-        return ZooKeeperSession(settings, self._clock, resume=self._key if resumes else None)
+    def _end_elsewhere(self, deadline: Deadline) -> None:
+        """Resume it by a new connection, and say goodbye there; see rule 6."""
+        others = self._settings.avoiding(self._notes.server)
+        if others is not self._settings:
+            # The other half of the time is for the case that only the silent one comes back.
+            with contextlib.suppress(RegistryUnavailableError):
+                return self._end_resumed(others, deadline.capped(deadline.remaining() / 2))
+        return self._end_resumed(self._settings, deadline)
+
+    def _end_resumed(self, settings: SessionSettings, deadline: Deadline) -> None:
+        resumed = ZooKeeperSession(settings, self._clock, resume=self._key)
+        try:
+            if not self._ends(resumed, deadline):
+                raise RegistryUnavailableError(f"{self._settings.url}: the connection broke while closing the session")
+        finally:
+            resumed.begin_end()
 
     @staticmethod
-    def _ends_resumed(resumed: ZooKeeperSession, deadline: Deadline) -> bool:
+    def _ends(resumed: ZooKeeperSession, deadline: Deadline) -> bool:
         try:
             resumed.wait_connected(deadline)
         except RegistryError:
@@ -432,6 +441,10 @@ class ZooKeeperSession:
         if resumed._is_refused:
             raise resumed._errors.credentials_refused()
         return resumed.is_dead
+
+    def elsewhere(self) -> ZooKeeperSession:
+        """Return another session, with another server if there is one."""
+        return ZooKeeperSession(self._settings.avoiding(self._notes.server), self._clock)
 
 
 def read_stat(session: ZooKeeperSession, path: str, deadline: Deadline) -> Any:

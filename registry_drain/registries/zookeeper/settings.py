@@ -39,6 +39,8 @@ DEFAULT_SESSION_TIMEOUT = 10.0
 """Seconds; kazoo's default, and inside what a server with the usual tick of 2 s grants (4 to 40 s)."""
 DEFAULT_TIMEOUT = 5.0
 """Seconds for one answer; a leader election of a healthy ensemble takes less."""
+_LONGEST_GRANT = 1.5
+"""Seconds that a server may take to grant a session, for whoever has lost time on another one already."""
 _TLS_OPTIONS = frozenset({"ca_file", "cert_file", "key_file", "key_password_file", "tls_server_name"})
 
 
@@ -96,11 +98,17 @@ class SessionSettings:
         return settings
 
     def avoiding(self, server: str) -> SessionSettings:
-        """Return the same for a session that tries ``server``, a ``host:port``, after all others."""
-        hosts = self.hosts.split(",")
-        random.shuffle(hosts)  # a whole fleet may have lost the same server
-        hosts.sort(key=server.__eq__)
-        return replace(self, hosts=",".join(hosts), is_ordered=True)
+        """Return the same for a session that tries every server but ``server``, a ``host:port``; all, if it is alone.
+
+        kazoo gives each of its hosts an equal part of the session's time-out to grant a session. Naming them more than
+        once makes the parts small: the next one may hang, too.
+        """
+        others = [host for host in self.hosts.split(",") if host != server]
+        if not others:
+            return self
+        times = max(int(self.session_timeout / _LONGEST_GRANT / len(others)), 1)
+        random.shuffle(others)  # a whole fleet may have lost the same server
+        return replace(self, hosts=",".join(others * times), is_ordered=True)
 
     def read_credential(self) -> Credential | None:
         """Return who we are. Read for each new session, so that a rotated secret counts.

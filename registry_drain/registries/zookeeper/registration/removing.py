@@ -87,6 +87,6 @@ class OwnRemoval:
                 log.debug("%s: %s; asking another server", self._membership, error)
             other = session.elsewhere()
         try:
-            return read_stat(other, path, deadline)
+            return read_stat(other, path, deadline.capped(deadline.remaining() / 2))
         finally:
             other.begin_end()
