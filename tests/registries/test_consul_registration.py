@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import subprocess
@@ -10,7 +11,7 @@ import threading
 
 import pytest
 
-from registry_drain.errors import LiveOwnerError, RegistryDrainError
+from registry_drain.errors import LiveOwnerError, RegistryDrainError, RegistryUnavailableError
 from registry_drain.registries.base import RemovalOutcome
 from registry_drain.testing.bench import Call
 from tests.conftest import NewConsulAgent
@@ -248,6 +249,48 @@ def test_a_forked_child_has_no_right_to_the_instance(
         assert removal.outcome is RemovalOutcome.NOT_REGISTERED, removal
         assert str(os.getpid()) in removal.detail
         assert consul_agent.instances(unique, passing=True)
+
+
+def test_a_child_forked_while_a_lock_was_held_is_answered(
+    consul_agent: ConsulAgent, unique: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The thread that held it does not exist in the child: nothing there may wait for it."""
+    with Members() as members:
+        registration = members.registered(consul_agent.url, instance(unique))
+        standing = registration._standing
+        with contextlib.ExitStack() as held, monkeypatch.context() as child:
+            child.setattr(os, "getpid", lambda: 1)
+            for lock in (registration._lock, standing._lock, standing.fence._lock):
+                held.enter_context(lock)
+            refused = Call(lambda: registration.register(soon())).ended(10, "register")
+            Call(lambda: registration.fence(soon())).ended(10, "fence")
+            removal = Call(lambda: registration.on_shutdown(soon())).result(10, "on_shutdown")
+        assert isinstance(refused.error, LiveOwnerError)
+        assert "forked" in str(refused.error)
+        assert removal.outcome is RemovalOutcome.NOT_REGISTERED
+        assert consul_agent.instances(unique, passing=True)
+
+
+def test_a_process_without_threads_today_registers_later(
+    consul_agent: ConsulAgent, unique: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without its heartbeat it is not registered, whatever Consul lists; the next call starts one."""
+    with Members() as members:
+        registration = members.new(consul_agent.url + FAST, instance(unique))
+        start = threading.Thread.start
+
+        def refuse(thread: threading.Thread) -> None:
+            if thread.name.startswith("registry-drain-consul-heartbeat"):
+                raise RuntimeError("can't start new thread")
+            start(thread)
+
+        with monkeypatch.context() as limit:
+            limit.setattr(threading.Thread, "start", refuse)
+            with pytest.raises(RegistryUnavailableError, match="limit of threads"):
+                registration.register(soon())
+            assert not registration.is_registered
+        registration.register(soon())
+        never(lambda: not consul_agent.instances(unique, passing=True), BEATS)
 
 
 def test_heartbeats_survive_a_frozen_agent(new_consul_agent: NewConsulAgent, unique: str) -> None:

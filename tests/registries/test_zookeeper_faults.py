@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import logging
 import os
@@ -15,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from registry_drain.clock import SYSTEM_CLOCK
-from registry_drain.errors import LiveOwnerError, RegistryUnavailableError
+from registry_drain.errors import LiveOwnerError, RegistryTimeoutError, RegistryUnavailableError
 from registry_drain.registries.base import RemovalOutcome
 from registry_drain.registries.zookeeper.session import SessionPhase, ZooKeeperSession
 from registry_drain.registries.zookeeper.settings import SessionSettings
@@ -513,3 +514,54 @@ def test_a_server_that_hangs_is_left_for_another(stage: Stage, tcp_proxy: NewPro
     removal = registration.on_shutdown(within(6.0))  # kazoo would notice after 6.7
     assert removal.outcome is RemovalOutcome.CONFIRMED, removal
     assert stage.stat() is None
+
+
+def test_a_caller_that_shares_an_attempt_keeps_its_own_deadline(stage: Stage, tcp_proxy: NewProxy) -> None:
+    """Two threads register at once: the impatient one does not wait as long as the other."""
+    proxy = tcp_proxy(stage.server.hosts)
+    proxy.black_hole()
+    registration = stage.registration(stage.registry(hosts=proxy.address))
+    first = Background(lambda: registration.register(within(20.0)))
+    eventually(lambda: registration._worker._request is not None, because="the first one waits")
+    with pytest.raises(RegistryTimeoutError):
+        registration.register(within(0.3))
+    assert first.is_running
+    registration.fence(within())
+    with pytest.raises(LiveOwnerError):
+        first.result()
+
+
+def test_a_process_without_threads_today_registers_later(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The worker that could not start is an error that can be retried, and the next call starts one."""
+    registration = stage.registration()
+    start = threading.Thread.start
+
+    def refuse(thread: threading.Thread) -> None:
+        if thread.name == "registry-drain-zookeeper-one":
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    with monkeypatch.context() as limit:
+        limit.setattr(threading.Thread, "start", refuse)
+        with pytest.raises(RegistryUnavailableError, match="limit of threads"):
+            registration.register(within())
+    registration.register(within())
+    assert registration.is_registered
+
+
+def test_a_child_forked_while_a_lock_was_held_is_answered(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The thread that held it does not exist in the child: nothing there may wait for it."""
+    registration = stage.registered()
+    session = registration._node.sessions[-1]
+    locks = (registration._lock, registration._worker._lock, session._lock)
+    with contextlib.ExitStack() as held, monkeypatch.context() as child:
+        child.setattr(os, "getpid", lambda: 1)
+        for lock in locks:
+            held.enter_context(lock)
+        assert not Background(lambda: registration.is_registered).result(10)
+        with pytest.raises(LiveOwnerError, match="forked"):
+            Background(lambda: registration.register(within())).result(10)
+        removal = Background(lambda: registration.on_shutdown(within())).result(10)
+    assert removal.outcome is RemovalOutcome.NOT_REGISTERED
+    assert registration.is_registered
+    assert stage.stat() is not None

@@ -29,6 +29,7 @@ class TokenSource:
         self._file = file
         self._lock = threading.Lock()
         self._stamp: tuple[int, int, int] | None = None
+        self._trouble = ""  # what was said last of a file that cannot be read
         self._token = _checked(token, self._origin)
         if file is not None:
             try:
@@ -61,15 +62,24 @@ class TokenSource:
             stamp = (status.st_mtime_ns, status.st_size, status.st_ino)
             with self._lock:
                 if stamp == self._stamp:
+                    self._trouble = ""
                     return self._token
             stamp, token = self._read(file)
         except (OSError, ConfigurationError) as error:
             # Rotation replaces the file; a stop must not fail because it looked in between.
-            _log.warning("%s cannot be read again, the last token stays: %s", self._origin, error)
+            self._say(str(error))
             return self._token
         with self._lock:
-            self._stamp, self._token = stamp, token
+            self._stamp, self._token, self._trouble = stamp, token, ""
         return token
+
+    def _say(self, trouble: str) -> None:
+        """Log it once: the token is asked for several times with each heartbeat."""
+        with self._lock:
+            is_news = trouble != self._trouble
+            self._trouble = trouble
+        if is_news:
+            _log.warning("%s cannot be read again, the last token stays: %s", self._origin, trouble)
 
     def _read(self, file: Path) -> tuple[tuple[int, int, int], str]:
         # The stamp is taken first: a file that is replaced in between is read once too often, never too seldom.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from registry_drain.errors import LiveOwnerError
+from registry_drain.errors import LiveOwnerError, RegistryUnavailableError
 from registry_drain.instance import ServiceInstance
 from registry_drain.registries.base import Removal, RemovalOutcome
 
@@ -40,6 +40,13 @@ class Membership:
         return LiveOwnerError(
             f"{self.instance} is registered with {self.url} by process {pid}, which forked this one: "
             "make a registration of its own here"
+        )
+
+    def no_thread(self, error: RuntimeError) -> RegistryUnavailableError:
+        """Return the error for a process that can start no thread to keep the instance registered."""
+        return RegistryUnavailableError(
+            f"{self.instance} cannot be kept registered with {self.url}: {error}: raise the limit of threads "
+            "(ulimit -u, pids.max), or start fewer"
         )
 
     def left_to_parent(self, pid: int) -> Removal:

@@ -87,8 +87,8 @@ class ConsulRegistration:
         self._registering.register(deadline, takes_over=takes_over)
         # The fence waits for this block: it finds the thread that begins here, or refuses it.
         with self._standing.fence.writing():
-            self._standing.note_listed()
             self._keep_alive(began_at)
+            self._standing.note_listed()
 
     def _keep_alive(self, since: float) -> None:
         standing = self._standing
@@ -97,9 +97,13 @@ class ConsulRegistration:
                 return
             pause = standing.lifetimes.heartbeat_pause
             subject, stop = str(standing.membership), standing.fence.raised
-            self._heartbeat = Heartbeat(subject, self._renewing.beat, pause, stop, self._clock)
+            heartbeat = Heartbeat(subject, self._renewing.beat, pause, stop, self._clock)
             # The TTL runs since the request, however long the servers took to list us.
-            self._heartbeat.start(max(pause - (self._clock.now() - since), 0.0))
+            try:
+                heartbeat.start(max(pause - (self._clock.now() - since), 0.0))
+            except RuntimeError as error:
+                raise standing.membership.no_thread(error) from error
+            self._heartbeat = heartbeat  # only now: the process may have threads to spare later
 
     # --- removed by an operator ---------------------------------------------------------------------------------------
 

@@ -121,11 +121,15 @@ class Worker:
             if self._thread is None:
                 self._process_id = os.getpid()
                 name = f"registry-drain-zookeeper-{self._membership.instance.id}"
-                self._thread = threading.Thread(target=self._work, name=name, daemon=True)
-                self._thread.start()
+                thread = threading.Thread(target=self._work, name=name, daemon=True)
+                try:
+                    thread.start()
+                except RuntimeError as error:
+                    raise self._membership.no_thread(error) from error
+                self._thread = thread  # only now: the process may have threads to spare later
             # Callers at the same time share one attempt.
             request = self._request = self._request or _Request(deadline)
-        self._await(request)
+        self._await(request, deadline)
 
     def rejoin(self, deadline: Deadline) -> None:
         """Have the node made again if an operator removed it; otherwise as :meth:`register`."""
@@ -136,7 +140,7 @@ class Worker:
             if is_removed:
                 request = self._request = self._request or _Request(deadline, self.node.rejoin)
         if is_removed:
-            self._await(request)
+            self._await(request, deadline)
         else:
             self.register(deadline)
 
@@ -154,12 +158,12 @@ class Worker:
             if self._thread is None or self.removed.is_noted:
                 return
             request = self._request = _Request(deadline, self.node.claim_anew)
-        self._await(request)
+        self._await(request, deadline)
 
-    def _await(self, request: _Request) -> None:
+    def _await(self, request: _Request, deadline: Deadline) -> None:
         """Wake the thread, wait for its answer, and raise what it found."""
         self._wake.set()
-        is_answered = request.deadline.wait(request.done)
+        is_answered = deadline.wait(request.done)
         if self._is_fenced:
             raise self._membership.fenced()
         if not is_answered:
