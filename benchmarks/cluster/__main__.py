@@ -9,9 +9,9 @@ from __future__ import annotations
 import argparse
 import sys
 
-from benchmarks.cluster.compose import Cluster
+from benchmarks.cluster.compose import Cluster, Tally
 from benchmarks.cluster.faults import Fault, all_faults
-from benchmarks.cluster.restarts import restart_behind_the_proxy, restart_one_by_one
+from benchmarks.cluster.restarts import one_node_down, restart_behind_the_proxy, restart_one_by_one
 from benchmarks.cluster.stopping import LISTED_LIMIT_S, Stopped
 
 REGISTRIES = ("zookeeper", "consul")
@@ -21,13 +21,18 @@ def _restarts(cluster: Cluster, registries: list[str], count: int) -> None:
     print("| fleet | restarts | requests | failed | longest stop | removal |")
     print("|---|---|---|---|---|---|")
     for which in registries:
-        counted, stops = restart_one_by_one(cluster, which, count)
-        print(f"| Thrift on {which} | {count} | {counted.calls} | {counted.failed} | {_summary(stops)} |", flush=True)
+        _print_restarts(f"Thrift on {which}", *restart_one_by_one(cluster, which, count))
+        with one_node_down(cluster, which):
+            _print_restarts(f"Thrift on {which}, one node down", *restart_one_by_one(cluster, which, count))
     if "consul" in registries:
         outcomes, stops = restart_behind_the_proxy(cluster, count)
         requests = sum(outcomes.values())
         failed = requests - outcomes["ok"]
         print(f"| HTTP behind HAProxy | {count} | {requests} | {failed} | {_summary(stops)} |", flush=True)
+
+
+def _print_restarts(fleet: str, counted: Tally, stops: list[Stopped]) -> None:
+    print(f"| {fleet} | {len(stops)} | {counted.calls} | {counted.failed} | {_summary(stops)} |", flush=True)
 
 
 def _summary(stops: list[Stopped]) -> str:

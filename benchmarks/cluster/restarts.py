@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import threading
 from collections import Counter
+from collections.abc import Iterator
 from types import TracebackType
 
 from benchmarks.cluster.compose import Cluster, Tally
@@ -13,6 +15,7 @@ from benchmarks.cluster.stopping import Stopped, Stopping
 CLIENTS = 8
 PAUSE_S = 0.005
 REQUEST_LIMIT_S = 20.0
+_NODES = {"zookeeper": "zookeeper-2", "consul": "consul-server-2"}
 
 
 def restart_one_by_one(cluster: Cluster, which: str, count: int) -> tuple[Tally, list[Stopped]]:
@@ -20,6 +23,19 @@ def restart_one_by_one(cluster: Cluster, which: str, count: int) -> tuple[Tally,
     before = cluster.tally(which)
     stops = _stops(cluster, which, f"calculator-{which}", "calculator", count)
     return cluster.tally(which).since(before), stops
+
+
+@contextlib.contextmanager
+def one_node_down(cluster: Cluster, which: str) -> Iterator[None]:
+    """Keep one member of the ensemble, or one Consul server, dead for the block; the others have a leader inside."""
+    down = cluster.container(_NODES[which])
+    down.kill()
+    try:
+        cluster.await_size(which)
+        yield
+    finally:
+        down.start()
+        down.await_healthy()
 
 
 def restart_behind_the_proxy(cluster: Cluster, count: int) -> tuple[Counter[str], list[Stopped]]:

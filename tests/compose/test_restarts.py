@@ -5,10 +5,9 @@ from __future__ import annotations
 import time
 
 from benchmarks.cluster.compose import SIZE, Cluster
-from benchmarks.cluster.restarts import restart_one_by_one
+from benchmarks.cluster.restarts import one_node_down, restart_one_by_one
 
 RESTARTS = 10
-NODES = {"consul": "consul-server-2", "zookeeper": "zookeeper-2"}
 
 
 def test_restarting_one_by_one_fails_no_request(cluster: Cluster, which: str) -> None:
@@ -22,15 +21,8 @@ def test_restarting_one_by_one_fails_no_request(cluster: Cluster, which: str) ->
 
 def test_while_one_registry_node_is_down(cluster: Cluster, which: str) -> None:
     """The rest of the registry has a quorum: nobody notices."""
-    down = cluster.container(NODES[which])
-    down.kill()
-    try:
-        # If it was the leader: until there is another one, nobody can deregister.
-        cluster.await_size(which)
+    with one_node_down(cluster, which):
         counted, stops = restart_one_by_one(cluster, which, RESTARTS)
-    finally:
-        down.start()
-        down.await_healthy()
     assert counted.calls > 0
     assert counted.failed == 0, cluster.container(f"load-{which}").log()
     assert {stop.outcome for stop in stops} == {"confirmed"}
