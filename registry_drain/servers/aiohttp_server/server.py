@@ -33,7 +33,7 @@ class AiohttpServer(ASGIAdapter):
     """Makes an aiohttp application drainable. Thread-safe.
 
     Args:
-        app: not run before; it gets a signal, and a handler around it.
+        app: not run before.
         host: what to bind; empty: every address.
         port: 0 for any; ``in_flight`` and reports do not need it.
         path: a Unix socket's path, instead of host and port.
@@ -83,7 +83,6 @@ class AiohttpServer(ASGIAdapter):
         )
         self._app = app
         self._tracking = Tracking(self.in_flight, policy)
-        self._tracking.install(app)
         self._address = (host, port)
         self._path = path
         self._bound_path: BoundPath | None = None
