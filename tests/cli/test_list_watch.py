@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import pty
@@ -16,9 +17,15 @@ from typing import Any
 import jsonschema
 import pytest
 
+from registry_drain.cli.choosing.selection import Selection
+from registry_drain.cli.command.exit_status import ExitStatus
+from registry_drain.cli.command.output import Output
+from registry_drain.cli.listing.watch import ListWatch
 from registry_drain.cli.schema.documents import schema_of
 from registry_drain.clock import Deadline
-from registry_drain.registries.base import Registration
+from registry_drain.registries.base import Registration, RegistryEntry, Watch, WatchCallback
+from registry_drain.testing.clock import FakeClock
+from registry_drain.testing.faulty_registry import FaultyRegistry
 from tests.cli.conftest import RegisterAt
 from tests.cli.running import Run, script
 from tests.support.consul_process import ConsulAgent
@@ -228,6 +235,33 @@ def test_a_changed_node_is_a_change(follow: Follow, zookeeper_server: ZooKeeperS
         eventually(lambda: following.changes() == [("+", "one"), ("~", "one")])
     assert "10.0.0.7:9091" in following.lines()[-1]
     assert following.interrupt() == 130
+
+
+def test_a_burst_of_changes_is_read_at_a_measured_pace() -> None:
+    """However many changes the registry tells of: ten reads a second at most."""
+    clock = FakeClock()
+    registry = FaultyRegistry(clock)
+    reads: list[float] = []
+    told: list[WatchCallback] = []
+
+    def entries(_service: str | None, _deadline: Deadline) -> list[RegistryEntry]:
+        reads.append(clock.now())
+        for tell in told:
+            tell(())
+        if len(reads) == 10:
+            raise KeyboardInterrupt
+        return []
+
+    def follow(service: str, deadline: Deadline, on_change: WatchCallback) -> Watch:
+        told.append(on_change)
+        return FaultyRegistry(clock).watch(service, deadline)
+
+    registry.entries, registry.watch = entries, follow  # type: ignore[method-assign,assignment]
+    output = Output("registry-drain list", is_quiet=True)
+    ended = ListWatch(registry, Selection(service="calculator"), 10.0, output, {}, clock).run()
+    assert ended[0] is ExitStatus.INTERRUPTED
+    assert len(reads) == 10
+    assert all(later - earlier >= 0.1 - 1e-6 for earlier, later in itertools.pairwise(reads))
 
 
 def test_a_registry_that_was_never_there(registry_drain: Run) -> None:

@@ -123,6 +123,14 @@ def test_standard_output_is_full(registered: RegisterAt, local_url: str, unique:
     assert "proven to be gone" in ran.complaint
 
 
+@pytest.mark.parametrize("option", ["--help", "--version"])
+def test_a_help_that_cannot_be_written(option: str) -> None:
+    """It is a failure, as of any result."""
+    ran = _run_with_stdout(">/dev/full", script("registry-drain"), option)
+    assert ran.status == 1
+    assert "No space left" in ran.complaint
+
+
 def test_the_reader_goes_away(registered: RegisterAt, local_url: str, unique: str) -> None:
     """``| head`` and the like are no error."""
     for number in range(3):

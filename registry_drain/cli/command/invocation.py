@@ -75,6 +75,8 @@ def _verdict(
             options = parser.parse_args(words)
         except SystemExit:  # --help or --version, which is written already
             output.flush()
+            if output.problem:
+                return ExitStatus.FAILED, output.problem
             raise
         with _own_process(is_debug=is_debug):
             return action(options, output, document)

@@ -30,6 +30,8 @@ from registry_drain.registries.base import Registry, RegistryEntry
 
 LOOK_EVERY = 1.0
 """Seconds between two reads when nothing calls for one sooner."""
+_REST = 0.1
+"""Seconds without a read after each one: changes come in bursts, and nobody should hammer a registry in trouble."""
 _WATCH_TIMEOUT = 5.0
 """Seconds for beginning the registry's own watch, without which it goes on all the same."""
 
@@ -162,6 +164,7 @@ class ListWatch:
                 sink.begin()
                 self._tell(first.chosen, sink)
                 while not self._output.is_abandoned:
+                    self._clock.sleep(_REST)
                     Deadline.after(LOOK_EVERY, self._clock).wait(wake)
                     wake.clear()
                     self._look_again(sink)
