@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import itertools
 import socket
 import ssl
@@ -205,6 +206,23 @@ class TestTls(LineContract):
     def connect(self, address: tuple[str, int]) -> ContractClient:
         """Return a client."""
         return TlsLineClient(address, ssl.create_default_context(cafile=str(self.tls.ca)))
+
+
+def test_handshakes_that_fail_are_forgotten(tls_files: TlsFiles) -> None:
+    """Asyncio tells nobody of them: a port scanner, or a load balancer's look, must not fill the memory."""
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(tls_files.server_cert, tls_files.server_key)
+    server = AsyncioServer(by_lines(bytes), "127.0.0.1", 0, ssl=context)
+    address = server.start()
+    try:
+        clients = [socket.create_connection(address) for _ in range(3)]
+        eventually(lambda: len(server.connections) == 3)
+        for client in clients:
+            client.sendall(b"no handshake\r\n")
+            client.close()
+        eventually(lambda: gc.collect() >= 0 and len(server.connections) == 0)
+    finally:
+        server.cut_off()
 
 
 def test_tls_ends_when_everything_has_been_sent(tls_files: TlsFiles) -> None:

@@ -88,11 +88,6 @@ class AsyncioConnection:
         return self._transport
 
     @property
-    def is_connecting(self) -> bool:
-        """Whether its handshake (TLS) is under way."""
-        return self._transport is None and not self._is_lost
-
-    @property
     def age(self) -> float:
         """Seconds since it was accepted."""
         return time.monotonic() - self._accepted_at
@@ -101,6 +96,7 @@ class AsyncioConnection:
         """Note that the connection can be used."""
         self._transport, self._reader = transport, reader
         self.peer = _peer_name(transport)
+        self._connections.connected(self)
 
     @property
     def is_too_late(self) -> bool:

@@ -4,6 +4,9 @@ Theory of operation: all of them stand in one dict, which only the loop's thread
 looks at it every few milliseconds: it half-closes what is idle and quiet, and is over when the dict is empty. Busy
 connections close themselves behind their answers. Counts and names are read from the connections when somebody asks, in
 any thread.
+
+While a connection shakes hands for TLS asyncio alone holds on to it, for asyncio tells nobody of a handshake that
+fails: what every look of a port scanner leaves behind must not be kept until the end.
 """
 
 from __future__ import annotations
@@ -11,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+import weakref
 from collections.abc import Callable
 
 from registry_drain.clock import Clock, Deadline, SystemClock
@@ -23,7 +27,7 @@ from registry_drain.servers.stop_state import StopState
 _STEP = 0.005
 """Seconds between two looks of the drain."""
 _HANDSHAKE_LIMIT_S = 1.0
-"""Seconds that the drain waits for a connection's TLS handshake; asyncio does not tell of one that fails."""
+"""Seconds that the drain waits for a connection's TLS handshake."""
 _CLEAN_UP_LIMIT_S = 0.250
 """Seconds for cancelled handlers to clean up; half of what cutting off may take."""
 
@@ -69,13 +73,14 @@ class AsyncioConnections:
         self._idle_quiet = idle_quiet
         self.is_cut_off = False
         self._open: dict[AsyncioConnection, None] = {}
+        self._connecting: weakref.WeakSet[AsyncioConnection] = weakref.WeakSet()
         self._sum_lock = threading.Lock()
         self._served_before = 0
         self._arrived_before: float | None = None
 
     def __len__(self) -> int:
-        """How many connections are open, or have a handler at work."""
-        return len(self._open)
+        """How many connections are open, or have a handler at work; those that shake hands are among them."""
+        return len(self._open) + len(self._connecting)
 
     @property
     def total(self) -> int:
@@ -97,8 +102,13 @@ class AsyncioConnections:
     def accept(self) -> AsyncioConnection:
         """Take in a connection that was just accepted."""
         connection = AsyncioConnection(self)
-        self._open[connection] = None
+        self._connecting.add(connection)
         return connection
+
+    def connected(self, connection: AsyncioConnection) -> None:
+        """Note that a connection can be used."""
+        self._open[connection] = None
+        self._connecting.discard(connection)
 
     def remove(self, connection: AsyncioConnection) -> None:
         """Forget a connection that is over. Idempotent."""
@@ -118,10 +128,10 @@ class AsyncioConnections:
         self.is_draining = True
         self.stop_state.enter(Phase.DRAINING, deadline.at)
         pace = Pace(len(self._open), self._spread, deadline, self.stop_state)
-        while self._open:
+        while len(self):
             began_at = time.monotonic()
             self._close_quiet(pace)
-            if not self._open:
+            if not len(self):
                 break
             if deadline.is_past:
                 return False
@@ -130,12 +140,14 @@ class AsyncioConnections:
         return True
 
     def _close_quiet(self, pace: Pace) -> None:
+        for connection in list(self._connecting):
+            if connection.age > _HANDSHAKE_LIMIT_S:
+                self._connecting.discard(connection)
         allowed = pace.allows()
         for connection in self._open.copy():
-            if connection.is_connecting:
-                if connection.age > _HANDSHAKE_LIMIT_S:
-                    self.remove(connection)
-            elif allowed > 0 and connection.close_if_quiet(self._idle_quiet):
+            if allowed <= 0:
+                return
+            if connection.close_if_quiet(self._idle_quiet):
                 pace.closed()
                 allowed -= 1
 
@@ -149,9 +161,8 @@ class AsyncioConnections:
             task.cancel()
         if tasks:
             await asyncio.wait(tasks, timeout=_CLEAN_UP_LIMIT_S)
+        self._connecting.clear()
         for connection in self._open.copy():
-            if connection.is_connecting:
-                self.remove(connection)
             connection.abort()
         ends_at = time.monotonic() + _CLEAN_UP_LIMIT_S
         while self._open and time.monotonic() < ends_at:  # noqa: ASYNC110 - a few turns of the loop
