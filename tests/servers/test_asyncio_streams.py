@@ -239,7 +239,7 @@ def test_tls_ends_when_everything_has_been_sent(tls_files: TlsFiles) -> None:
     client = TlsLineClient(server.start(), ssl.create_default_context(cafile=str(tls_files.ca)))
     try:
         client.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        eventually(lambda: len(server.connections) == 1)
+        eventually(lambda: len(server.connections._open) == 1)
         [connection] = server.connections._open
         eventually(lambda: connection.transport is not None, because="the server's part of the handshake has ended")
         transport = connection.transport
