@@ -20,7 +20,7 @@ from registry_drain.hosted import drained
 from registry_drain.hosted.shared_registration import Departure, SharedMembership, SharedRegistration
 from registry_drain.hosted.workers import Workers
 from registry_drain.registries.base import Registry, Removal, RemovalOutcome
-from registry_drain.registries.local.registry import LocalRegistration
+from registry_drain.registries.local import LocalRegistration
 from registry_drain.shutdown.events import RemovedByOperator
 from registry_drain.testing.bench import Call
 from tests.support.processes import eventually

@@ -8,7 +8,7 @@ from registry_drain.clock import Deadline
 from registry_drain.registries.abilities import HandoverRegistration, RejoinableRegistration
 from registry_drain.registries.base import Registration
 from registry_drain.registries.consul.registration import ConsulRegistration
-from registry_drain.registries.local.registry import LocalRegistration
+from registry_drain.registries.local import LocalRegistration
 from registry_drain.registries.zookeeper.registration import ZooKeeperRegistration
 from tests.support.consul_process import ConsulAgent
 from tests.support.zookeeper_process import ZooKeeperServer

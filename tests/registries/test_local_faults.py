@@ -27,6 +27,7 @@ from registry_drain.errors import (
     RegistryUnavailableError,
 )
 from registry_drain.instance import ServiceInstance
+from registry_drain.registries.abilities import HandoverRegistration
 from registry_drain.registries.base import Registry, RemovalOutcome
 from registry_drain.registries.local import directory as local_directory
 from registry_drain.registries.local.file import file_name
@@ -255,7 +256,7 @@ def test_fence_cancels_a_register_that_waits_for_the_lock(registry: Registry, di
     fd = hold_lock(directory)
     registration = registry.registration(ONE)
     call = Call(lambda: registration.register(Deadline.after(60)))
-    until(lambda: not registration._idle.is_set(), 10, "register() has begun")  # type: ignore[attr-defined]
+    until(lambda: not registration._fence._quiet.is_set(), 10, "register() has begun")  # type: ignore[attr-defined]
     registration.fence(soon())
     assert isinstance(call.ended(5, "register()").error, LiveOwnerError)
     assert registration.on_shutdown(soon()).outcome is RemovalOutcome.NOT_REGISTERED
@@ -359,6 +360,29 @@ def test_stop_ends_the_lock_that_others_share(registry: Registry) -> None:
     assert registration.on_shutdown(soon()).outcome is RemovalOutcome.CONFIRMED
     assert listed(registry) == []
     os.close(copy)
+
+
+def test_a_take_back_that_fails_loses_no_lock(
+    registry: Registry, directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The disk is full just then: what this process holds is still known, and ends with the stop."""
+    registration = registry.registration(ONE)
+    registration.register(soon())
+    held = registration._held  # type: ignore[attr-defined]
+    assert isinstance(registration, HandoverRegistration)
+    registration.offer(soon())
+    (directory / file_name("calculator", "one")).unlink()  # the next process came, and died
+
+    def fail(*_: object) -> None:
+        raise RegistryUnavailableError("No space left on device")
+
+    with monkeypatch.context() as disk:
+        disk.setattr(local_directory.InstanceDirectory, "publish", fail)
+        with pytest.raises(RegistryUnavailableError, match="No space"):
+            registration.take_back(soon())
+    assert held.is_held
+    assert registration.on_shutdown(soon()).outcome is RemovalOutcome.CONFIRMED
+    assert not held.is_held
 
 
 def test_lookers_do_not_disturb_each_other(registry: Registry, directory: Path) -> None:

@@ -14,7 +14,7 @@ from registry_drain.clock import Deadline
 from registry_drain.errors import LiveOwnerError, RemovedByOperatorError
 from registry_drain.instance import ServiceInstance
 from registry_drain.registries.base import RemovalOutcome
-from registry_drain.registries.local.registry import LocalRegistration, LocalRegistry
+from registry_drain.registries.local import LocalRegistration, LocalRegistry
 from registry_drain.registries.url import open_registry
 
 INSTANCE = ServiceInstance("calculator", "192.0.2.7", 9090, id="one")

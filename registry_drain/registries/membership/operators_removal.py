@@ -46,11 +46,21 @@ class OperatorsRemoval:
 
     def note(self, how: str) -> None:
         """It was removed, which is known by ``how``. Until it is lifted only the first note counts."""
+        if self.mark(how):
+            self.tell()
+
+    def mark(self, how: str) -> bool:
+        """Do the first half of :meth:`note`, which calls nobody; return whether :meth:`tell` must follow."""
         with self._lock:
             if self._line:
-                return
-            line = self._line = removal_line(self._clock.unix_time(), how)
-            call = self._call
+                return False
+            self._line = removal_line(self._clock.unix_time(), how)
+            return True
+
+    def tell(self) -> None:
+        """Log it, and call whoever wants to be told. Outside of every lock."""
+        with self._lock:
+            line, call = self._line, self._call
         where, instance = self._membership.url, self._membership.instance
         self._log.warning("%s stays out of %s until it is told to rejoin: %s", instance, where, line)
         if call is None:
