@@ -134,7 +134,7 @@ class SharedMembership:
     def _look(self) -> None:
         kept = self._kept
         removed = kept.removed if kept is not None else {}
-        out_of: set[str] = set()
+        out_of: dict[str, str] = {}
         to_rejoin: list[str] = []
         must_register = False
         with self._workers.agreement() as agreed:
@@ -143,14 +143,16 @@ class SharedMembership:
             # One that has removed the instance keeps nothing any more: whoever serves now is a new generation.
             if agreed.keeper is None or (agreed.keeper != self._workers.pid and agreed.removals):
                 agreed.keeper, agreed.is_kept, agreed.removals = self._workers.pid, False, {}
-                must_register, out_of = True, set(agreed.removed)
+                must_register, out_of = True, {url: each.how for url, each in agreed.removed.items()}
             elif agreed.keeper == self._workers.pid and kept is not None:
                 note_removed(agreed, removed)
                 agreed.is_kept = agreed.is_kept or kept.is_settled(agreed.removed)
                 to_rejoin = [url for url, each in agreed.removed.items() if each.is_rejoin_asked]
         if must_register and self._instance is not None:
-            for url in out_of:
-                logger.warning("worker %d keeps %s, which stays out of %s", self._workers.pid, self._instance, url)
+            for url, how in out_of.items():
+                logger.warning(
+                    "worker %d keeps %s, which stays out of %s: %s", self._workers.pid, self._instance, url, how
+                )
             self._kept = kept = KeptRegistrations(self._registries, self._instance, self._clock, self._on_removed)
             kept.start(out_of)
         elif kept is not None:

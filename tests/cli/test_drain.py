@@ -158,7 +158,7 @@ def test_7_the_last_healthy_one(registry_drain: Run, rotating: _Rotating) -> Non
         (InstanceNotFoundError("gone"), 4, "nothing was changed: gone"),
         (RegistryDataError("no such state; a ServerSet has"), 2, "nothing was changed: no such state"),
         (RegistryUnavailableError("away"), 3, "may have been changed or not"),
-        (False, 1, "is still in rotation, though"),
+        (False, 1, "is still in rotation, as a consistent read shows"),
     ],
     ids=repr,
 )

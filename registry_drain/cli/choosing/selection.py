@@ -151,9 +151,11 @@ class Selection:
         """Return the error that says that none of ``entries`` is meant, and what there is."""
         of_service = "" if self.service is None else f" of service {self.service!r}"
         if not entries:
-            return InstanceNotFoundError(
-                f"{registry_url} lists no instance{of_service}: registry-drain list {registry_url} shows all"
-            )
+            if self.service is not None:
+                advice = f"registry-drain list {registry_url} shows all"
+            else:
+                advice = "is it the right one, with the right path and options?"
+            return InstanceNotFoundError(f"{registry_url} lists no instance{of_service}: {advice}")
         unreadable = sum(1 for entry in entries if entry.problem)
         note = f" ({unreadable} cannot be read in full: select by --id)" if unreadable and self.endpoint else ""
         return InstanceNotFoundError(

@@ -21,7 +21,8 @@ exit status:
    4  no such instance
    5  it was gone and came back
    6  removed, but we may not look whether it is gone
-   7  refused: by the registry, because a live owner has it, or as a service's last healthy one; see --force
+   7  refused: by the registry, because a live owner has it, or as a service's last healthy one; see --force;
+      or something that may be meant, too, may not be read: the message names it
  130  interrupted
   of several the worst one: 3, 7, 5, 6, 4, 0
 

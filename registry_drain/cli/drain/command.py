@@ -20,7 +20,8 @@ exit status:
    2  the arguments cannot work, several fit and --yes is missing, more than --max, or this registry has no such state
    3  the registry could not be reached, or not in time
    4  no such instance
-   7  refused: by the registry, because it was registered anew{last}
+   7  refused: by the registry, because it was registered anew{last};
+      or something that may be meant, too, may not be read: the message names it
  130  interrupted
   of several the worst one: 1, 3, 7, 4, 0
 """

@@ -178,7 +178,7 @@ class Rotating:
         return _Outcome(
             entry,
             ExitStatus.FAILED,
-            f"{where} {state}, though the change was accepted ({rotation.how}{detail})",
+            f"{where} {state}, as a consistent read shows ({rotation.how}{detail})",
             rotation,
         )
 
@@ -188,7 +188,7 @@ class Rotating:
                 outcome.entry.service,
                 str(outcome.entry),
                 outcome.status.word,
-                outcome.rotation.how if outcome.rotation else outcome.message,
+                outcome.rotation.how if outcome.rotation and outcome.status is ExitStatus.DONE else outcome.message,
             )
             for outcome in outcomes
         ]

@@ -17,7 +17,7 @@ exit status:
    3  the registry could not be reached, or not in time; the report says what was removed
    5  a ghost was removed and came back
    6  removed, but we may not look whether it is gone
-   7  refused: by the registry, or because one is alive after all
+   7  refused: by the registry, or because one is alive after all; or something may not be read that may be a ghost
  130  interrupted; another sweep finishes
 
 example:
