@@ -4,15 +4,18 @@ Theory of operation: hypercorn has a ``TCPServer`` object for each connection, w
 holds the protocol, HTTP/1.1's or HTTP/2's. Bytes of a further request may be in h11's buffer, in the stream's, or in
 the kernel; an HTTP/2 connection is idle when it has no streams.
 
-A goodbye is ``Connection: close`` in HTTP/1.1, and GOAWAY in HTTP/2 (RFC 9113, 6.8), sent while no stream is open: a
-client that has just begun another one sees by the number in it that this one was not served, and sends it elsewhere.
-GOAWAY ahead of streams that are still answered was rejected: clients made with the h2 library fail those.
+A goodbye is ``Connection: close`` in HTTP/1.1, and GOAWAY in HTTP/2 (RFC 9113, 6.8), sent while no stream is open and
+nothing that has arrived is unread: what has come is served. A stream that crosses the GOAWAY on the wire is above the
+last one that it names, so its client knows that it was not served, and sends it elsewhere. The RFC's two steps (GOAWAY
+with the highest number there is, and the true one a round trip later) were rejected: a client made with the h2 library,
+httpx for one, can read nothing behind a first GOAWAY, and so fails the stream that it believes to be served.
 
 Sources: ``hypercorn/asyncio/tcp_server.py``, ``protocol/h11.py`` and ``protocol/h2.py`` of hypercorn 0.17 and 0.18.
 """
 
 from __future__ import annotations
 
+import asyncio
 import select
 from contextlib import suppress
 from typing import Any
@@ -23,6 +26,11 @@ from hypercorn.events import Event, RawData
 from hypercorn.protocol.h2 import H2Protocol
 
 from registry_drain.servers.http.asgi_types import Send
+
+_READING_TURNS = 50
+"""Loop turns in which a connection's task reads what has arrived: one for a buffer's fill, some to begin with. A client
+that always sends is told behind a later answer.
+"""
 
 
 def protocol_of(send: Send) -> Any:
@@ -76,8 +84,14 @@ def is_closing(connection: TCPServer) -> bool:
 
 async def say_goodbye(protocol: Any) -> bool:
     """Send GOAWAY if this is HTTP/2 with no stream open, and was not told yet; return whether it was sent."""
-    # Unread bytes are no reason to wait: acknowledgements mostly, and a stream among them is its client's to repeat.
-    if not isinstance(protocol, H2Protocol) or protocol.streams or is_told(protocol):
+    if not isinstance(protocol, H2Protocol):
+        return False
+    # Acknowledgements mostly; but what else has come is to be served. It is read while we wait.
+    for _ in range(_READING_TURNS):
+        if protocol.streams or not has_more(protocol):
+            break
+        await asyncio.sleep(0)
+    if protocol.streams or is_told(protocol) or has_more(protocol):
         return False
     handle = protocol.handle
 
