@@ -148,7 +148,7 @@ class ServerProcess:
 
     def cpu_seconds(self) -> float:
         """Return the processor time of all its processes, children that serve included."""
-        return sum(_cpu_seconds(pid) for pid in _members(self._process.pid))
+        return sum(cpu_seconds_of(pid) for pid in _members(self._process.pid))
 
     def stop(self) -> None:
         """End it."""
@@ -169,7 +169,8 @@ def _members(session: int) -> list[int]:
     return members
 
 
-def _cpu_seconds(pid: int) -> float:
+def cpu_seconds_of(pid: int) -> float:
+    """Return the processor time that a process has used."""
     clock = ctypes.c_int()
     if ctypes.CDLL(None).clock_getcpuclockid(pid, ctypes.byref(clock)):
         return 0.0
