@@ -83,6 +83,17 @@ def test_3_no_registry_there(registry_drain: Run, monkeypatch: pytest.MonkeyPatc
     assert "127.0.0.1:1" in ran.complaint
 
 
+def test_an_instance_that_is_not_listed_says_why(
+    registry_drain: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Its log, which goes with the demo's directory, tells what keeps it from being registered."""
+    monkeypatch.setattr("registry_drain.cli.demo.fleet.START_TIMEOUT", 0.0)
+    monkeypatch.setattr("registry_drain.cli.demo.fleet._Process.last_words", lambda _process: "no right to do that")
+    ran = registry_drain(*SMALL, "--registry", f"local://{tmp_path}/registry")
+    assert ran.status == 1
+    assert ran.complaint.endswith("is not listed after 0 s: no right to do that")
+
+
 def _instances_of(pid: int) -> list[int]:
     children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
     return [int(child) for child in children]

@@ -149,7 +149,8 @@ class Fleet:
         wanted = {process.id for process in processes}
         while True:
             self._changed.clear()
-            if wanted <= {instance.id for instance in self.watch.instances}:
+            listed = {instance.id for instance in self.watch.instances}
+            if wanted <= listed:
                 return
             for process in processes:
                 if process.exit_status is not None:
@@ -157,7 +158,8 @@ class Fleet:
                         f"{process.id} exited with status {process.exit_status} at its start: {process.last_words()}"
                     )
             if deadline.is_past:
-                raise ServerError(f"{', '.join(sorted(wanted))} not listed after {START_TIMEOUT:g} s")
+                missing = next(process for process in processes if process.id not in listed)
+                raise ServerError(f"{missing.id} is not listed after {START_TIMEOUT:g} s: {missing.last_words()}")
             deadline.capped(_LOOK_EVERY).wait(self._changed)
 
     def _on_change(self, _instances: tuple[ServiceInstance, ...]) -> None:
