@@ -13,7 +13,7 @@ import json
 import threading
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
@@ -98,6 +98,14 @@ def _quorum_lost(cluster: Cluster, which: str, lost: AbstractContextManager[None
     return _measured(cluster, f"quorum lost {how_long}", which, course)
 
 
+@contextlib.contextmanager
+def _frozen(cluster: Cluster, services: Iterable[str]) -> Iterator[None]:
+    with contextlib.ExitStack() as frozen:
+        for service in services:
+            frozen.enter_context(cluster.container(service).paused())
+        yield
+
+
 # --- ZooKeeper --------------------------------------------------------------------------------------------------------
 
 _ENSEMBLE = ("zookeeper-1", "zookeeper-2", "zookeeper-3")
@@ -155,12 +163,12 @@ def _two_members_dead(cluster: Cluster) -> Iterator[None]:
 
 
 def quorum_of_the_ensemble_lost_for_a_while(cluster: Cluster) -> Fault:
-    """Two of three members die, an instance stops, and they come back before it gives up."""
-    return _quorum_lost(cluster, "zookeeper", _two_members_dead(cluster), outlasts_the_stop=False)
+    """Two of three members freeze, an instance stops, and they go on before it gives up."""
+    return _quorum_lost(cluster, "zookeeper", _frozen(cluster, _ENSEMBLE[:2]), outlasts_the_stop=False)
 
 
 def quorum_of_the_ensemble_lost_for_long(cluster: Cluster) -> Fault:
-    """The same, and they come back when it has ended."""
+    """Two of three members die, and come back when the instance has ended."""
     return _quorum_lost(cluster, "zookeeper", _two_members_dead(cluster), outlasts_the_stop=True)
 
 
@@ -252,22 +260,14 @@ def agent_cut_off(cluster: Cluster) -> Fault:
     return _measured(cluster, "the agent's servers unreachable", "consul", course)
 
 
-@contextlib.contextmanager
-def _servers_frozen(cluster: Cluster) -> Iterator[None]:
-    with contextlib.ExitStack() as frozen:
-        for service in _SERVERS:
-            frozen.enter_context(cluster.container(service).paused())
-        yield
-
-
 def servers_frozen_for_a_while(cluster: Cluster) -> Fault:
     """All servers freeze, an instance stops, and they go on before it gives up."""
-    return _quorum_lost(cluster, "consul", _servers_frozen(cluster), outlasts_the_stop=False)
+    return _quorum_lost(cluster, "consul", _frozen(cluster, _SERVERS), outlasts_the_stop=False)
 
 
 def servers_frozen_for_long(cluster: Cluster) -> Fault:
     """The same, and they go on when it has ended."""
-    return _quorum_lost(cluster, "consul", _servers_frozen(cluster), outlasts_the_stop=True)
+    return _quorum_lost(cluster, "consul", _frozen(cluster, _SERVERS), outlasts_the_stop=True)
 
 
 def _at(cluster: Cluster, address: str) -> list[RegistryEntry]:
