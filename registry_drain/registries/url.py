@@ -94,7 +94,10 @@ RegistryFactory = Callable[[RegistryURL, Clock], Registry]
 
 def seconds(text: str) -> float:
     """Convert an option to a positive number of seconds."""
-    value = float(text)
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
     if not 0 < value < float("inf"):
         message = "must be a positive number of seconds"
         raise ValueError(message)

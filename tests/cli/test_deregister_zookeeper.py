@@ -114,6 +114,9 @@ def test_7_nor_is_what_stands_in_a_folder_that_may_not_be_looked_into(
     assert ran.status == 7
     assert f"/{unique}/secret" in ran.err
     assert deregister(url, "--service", "calculator", "--id", "unheard-of").status == 4
+    ran = deregister(url, "--service", "secret", "--id", "one")
+    assert ran.status == 7
+    assert "NoAuth" in ran.err, "a listing that shows nothing at all proves nothing"
     assert deregister(url, "--id", "ghost", "--force").status == 0
     assert not other.exists(ghost)
 
