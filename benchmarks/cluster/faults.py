@@ -68,7 +68,8 @@ def _leader_killed(cluster: Cluster, which: str, leader_of: Callable[[Cluster], 
     def course() -> tuple[Stopped, str]:
         leader = cluster.container(leader_of(cluster))
         stopping = Stopping(cluster, which, _instance(cluster, which))
-        _at_once(leader.kill, stopping.begin)
+        leader.kill()
+        stopping.begin()
         seen = stopping.seen()
         leader.start()
         stopping.start_again()
