@@ -104,6 +104,22 @@ def test_a_removal_that_arrives_late_spares_the_successor(consul_agent: ConsulAg
         consul_agent.put(f"/v1/agent/service/deregister/{new_id}")
 
 
+def test_a_removal_that_arrives_late_spares_a_successor_of_the_same_instance_id(
+    consul_agent: ConsulAgent, unique: str
+) -> None:
+    """The restarted process has registered the same instance when its predecessor's removal arrives after all."""
+    with TcpProxy(consul_agent.http_address) as link, Members() as members:
+        old = members.registered(f"consul://{link.address}?ttl_s=60&timeout_s=1", instance(unique))
+        link.stall()
+        assert old.on_shutdown(soon(2)).outcome is RemovalOutcome.UNCONFIRMED
+        new = members.registered(f"{consul_agent.url}?ttl_s=60", instance(unique))
+        assert set(consul_agent.instances(unique)) == {new.consul_id}
+        answered = len(link.answered)
+        link.pass_through()
+        eventually(lambda: len(link.answered) > answered, because="the late removal has arrived, and was answered")
+        assert set(consul_agent.instances(unique)) == {new.consul_id}
+
+
 def test_a_predecessor_that_lives_gives_way(consul_agent: ConsulAgent, unique: str) -> None:
     """Registering takes over from a living predecessor, which notices and does not fight for the id."""
     with Members() as members:
