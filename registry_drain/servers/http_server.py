@@ -109,8 +109,10 @@ class _DrainableHandler(BaseHTTPRequestHandler):
         raw = self._drained_raw
         if raw is None:
             connection.leftover = _read_ahead(self.rfile, connection)
+        elif raw.is_lone_head:
+            connection.leftover = 0
         else:
-            # What _read_ahead() does, without its questions: this is done for each request.
+            # What _read_ahead() does, without its questions.
             raw.is_looked_at = True
             connection.leftover = len(self._drained_reader.peek(1))
             raw.is_looked_at = False
@@ -227,6 +229,8 @@ class _Raw(socket.SocketIO):
     """What ``rfile`` reads from; while somebody looks how much it has read ahead, there is nothing."""
 
     is_looked_at = False
+    is_lone_head = False
+    """Whether only one whole head has come since the last request: to look what was read ahead takes longer."""
 
     def __init__(self, sock: _HttpSocket) -> None:
         super().__init__(sock, "r")
@@ -239,6 +243,7 @@ class _Raw(socket.SocketIO):
         connection = self._connection
         is_over: bool = connection.is_half_closed
         if is_over or not connection.is_marked or connection.received != connection.boundary:
+            self.is_lone_head = False
             return super().readinto(buffer)
         connection.is_waiting = True
         try:
@@ -251,6 +256,7 @@ class _Raw(socket.SocketIO):
                 connection.discard_input()
                 return 0
             connection.begin_request()
+            self.is_lone_head = bytes(memoryview(buffer)[:received]).find(b"\r\n\r\n") == max(received - 4, 0)
         return received
 
 

@@ -295,6 +295,38 @@ def test_a_client_that_goes_on_after_the_goodbye_is_not_reset(stage: Any) -> Non
     assert client.sock.recv(1) == b""
 
 
+def test_requests_of_one_segment_are_answered_while_draining() -> None:
+    """The last of them ends as a lone one does, and is read ahead all the same."""
+    entered, gate = threading.Event(), threading.Event()
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_GET(self) -> None:
+            entered.set()
+            gate.wait(PATIENCE)
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(self.path)))
+            self.end_headers()
+            self.wfile.write(self.path.encode())
+
+        def log_message(self, *_: object) -> None:
+            """Say nothing."""
+
+    server = HttpServer(ThreadingHTTPServer(("127.0.0.1", 0), Handler))
+    with socket.create_connection(server.start(), timeout=PATIENCE) as client:
+        client.sendall(b"".join(b"GET /%s HTTP/1.1\r\nHost: localhost\r\n\r\n" % path for path in (b"one", b"two")))
+        assert entered.wait(PATIENCE)
+        server.close_listener(Deadline.after(PATIENCE))
+        draining = Call(lambda: server.drain(Deadline.after(PATIENCE)))
+        eventually(lambda: server.connections.is_draining)
+        gate.set()
+        answers = b"".join(iter(lambda: client.recv(4096), b""))
+    assert [path in answers for path in (b"/one", b"/two")] == [True, True]
+    assert draining.result(PATIENCE, "drain")
+    assert server.cut_off() == ()
+
+
 def test_pipelined_requests_are_answered_before_the_goodbye(stage: Any) -> None:
     """Nothing may be answered behind ``Connection: close``, so only the last of them gets it."""
     entered, gate = threading.Event(), threading.Event()
