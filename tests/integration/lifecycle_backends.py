@@ -70,7 +70,7 @@ class ZooKeeperBackend:
         """End its session from elsewhere."""
         assert isinstance(registration, ZooKeeperRegistration)
         for session in registration._node.sessions:
-            key = session._key
+            key = session._state.key
             if key is not None and not session.is_over:
                 self._server.expire_session(key.id, key.password)
 

@@ -48,6 +48,6 @@ class TestZooKeeperContract(RegistryContract):
     def lose(self, registration: Registration) -> None:
         """Expire its session."""
         assert isinstance(registration, ZooKeeperRegistration)
-        key = registration._node.sessions[-1]._key
+        key = registration._node.sessions[-1]._state.key
         assert key
         self._server_process.expire_session(key.id, key.password)

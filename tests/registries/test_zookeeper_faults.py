@@ -283,7 +283,7 @@ def test_a_broken_link_ends_the_removal_by_its_deadline(
     if when == "during":
         proxy.delay(0.2)
         stop = Background(lambda: registration.on_shutdown(within(1.5)))
-        eventually(lambda: registration._node.sessions[-1]._is_ending, interval=0.001)
+        eventually(lambda: registration._node.sessions[-1]._state.is_ending, interval=0.001)
         cut()
     else:
         cut()
@@ -321,7 +321,7 @@ def test_a_goodbye_that_never_arrived_is_said_again(stage: Stage, tcp_proxy: New
     proxy.black_hole()
     sent = len(proxy.recorded)
     stop = Background(lambda: registration.on_shutdown(within(9.0)))
-    eventually(lambda: session._is_ending and len(proxy.recorded) > sent)
+    eventually(lambda: session._state.is_ending and len(proxy.recorded) > sent)
     proxy.pass_through()  # resets what was in the hole
     removal = stop.result()
     assert removal.outcome is RemovalOutcome.CONFIRMED, removal
@@ -429,7 +429,7 @@ def test_calls_while_disconnected_never_hang_their_caller(stage: Stage, tcp_prox
         session.wait_connected(within())
         proxy.refuse()
         proxy.drop_connections()
-        eventually(lambda: session._phase is SessionPhase.SUSPENDED)
+        eventually(lambda: session._state.phase is SessionPhase.SUSPENDED)
 
         def try_all() -> None:
             for _ in range(400):
@@ -459,7 +459,7 @@ def test_calls_to_a_frozen_server_never_hang_their_caller(own_stage: Stage) -> N
 
         Background(try_all).result(30.0)
         own_stage.server.thaw()
-        eventually(lambda: session._outstanding == 0, because="late answers give their places back")
+        eventually(lambda: session._state._outstanding == 0, because="late answers give their places back")
     finally:
         own_stage.server.thaw()
         session.begin_end()
@@ -509,7 +509,7 @@ def test_a_server_that_hangs_is_left_for_another(stage: Stage, tcp_proxy: NewPro
     registration = stage.registered(registry)
     registry.entries(SERVICE, within())  # the shared session is connected
     session = registration._node.sessions[-1] if whose == "the registration's" else registry._shared.get()
-    [silent] = [link for link in links if link.address == session._notes.server]
+    [silent] = [link for link in links if link.address == session._state.notes.server]
     silent.black_hole()
     removal = registration.on_shutdown(within(6.0))  # kazoo would notice after 6.7
     assert removal.outcome is RemovalOutcome.CONFIRMED, removal
@@ -553,7 +553,7 @@ def test_a_child_forked_while_a_lock_was_held_is_answered(stage: Stage, monkeypa
     """The thread that held it does not exist in the child: nothing there may wait for it."""
     registration = stage.registered()
     session = registration._node.sessions[-1]
-    locks = (registration._lock, registration._worker._lock, session._lock)
+    locks = (registration._lock, registration._worker._lock, session._state._lock)
     with contextlib.ExitStack() as held, monkeypatch.context() as child:
         child.setattr(os, "getpid", lambda: 1)
         for lock in locks:

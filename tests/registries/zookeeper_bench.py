@@ -83,7 +83,7 @@ class Stage:
 
     def expire_session(self, session: ZooKeeperSession) -> None:
         """Let a session time out."""
-        key = session._key
+        key = session._state.key
         assert key
         self.server.expire_session(key.id, key.password)
 
