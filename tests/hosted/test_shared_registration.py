@@ -17,6 +17,7 @@ from registry_drain import Deadline, ServiceInstance, open_registry
 from registry_drain.clock import SYSTEM_CLOCK
 from registry_drain.errors import ConfigurationError, LiveOwnerError, RegistryTimeoutError
 from registry_drain.hosted import drained
+from registry_drain.hosted.kept import KeptRegistrations
 from registry_drain.hosted.shared_registration import Departure, SharedMembership, SharedRegistration
 from registry_drain.hosted.workers import Workers
 from registry_drain.registries.base import Registry, Removal, RemovalOutcome
@@ -371,6 +372,31 @@ def test_nobody_rejoins_who_leaves_or_whom_nobody_answers(
         first.membership.rejoin(Deadline.after(PATIENCE))
     with second.workers.agreement() as agreed:
         assert not agreed.removed[registry.url].is_rejoin_asked
+
+
+def test_a_lone_process_rejoins_by_itself(registry: Registry) -> None:
+    """Without a supervisor there is nobody to ask; the removal is told to its sinks all the same."""
+    heard: list[RemovedByOperator] = []
+    kept = KeptRegistrations([registry], INSTANCE, SYSTEM_CLOCK, heard.append)
+    kept.start()
+    eventually(lambda: kept.is_settled(()), because="it is registered")
+    deadline = Deadline.after(PATIENCE)
+    assert kept.rejoin_all(deadline) == (), "nobody removed it"
+    (entry,) = registry.entries("shared", deadline)
+    registry.remove(entry, deadline, force=True)
+    eventually(lambda: kept.removed, because="found out")
+    assert [event.registry for event in heard] == [registry.url]
+    other = registry.registration(INSTANCE)
+    other.register(deadline)
+    with pytest.raises(LiveOwnerError):
+        kept.rejoin_all(deadline)
+    assert other.on_shutdown(deadline).is_gone
+    assert kept.rejoin_all(deadline) == (registry.url,)
+    assert kept.removed == {}
+    assert is_listed(registry)
+    for each in kept.by_url.values():
+        each.fence(deadline)
+        assert each.on_shutdown(deadline).outcome is RemovalOutcome.CONFIRMED
 
 
 # --- the soft drain ---------------------------------------------------------------------------------------------------
