@@ -261,6 +261,31 @@ async def test_who_waits_for_its_client_is_told_shortly_before_the_end() -> None
 
 
 @in_loop
+async def test_who_still_sends_its_body_is_not_told() -> None:
+    """Its next piece is the server's to deliver, however late; behind the last one the application is told."""
+    got: list[Message] = []
+
+    async def app(_: Scope, receive: Receive, __: Send) -> None:
+        got.extend([await receive() for _ in range(3)])
+
+    middleware = ASGIMiddleware(app)
+    connection = Connection(middleware, method="POST")
+    connection.inbox.get_nowait()
+    pieces: list[Message] = [
+        {"type": "http.request", "body": b"one", "more_body": True},
+        {"type": "http.request", "body": b"two", "more_body": False},
+    ]
+    connection.inbox.put_nowait(pieces[0])
+    await asyncio.sleep(0)
+    stop(middleware.in_flight, Phase.DRAINING, seconds=0.0)
+    await asyncio.sleep(0.05)
+    assert got == []
+    connection.inbox.put_nowait(pieces[1])
+    await connection.end()
+    assert got == [*pieces, {"type": "http.disconnect"}]
+
+
+@in_loop
 async def test_a_client_that_leaves_is_told_as_ever() -> None:
     """And a body in several pieces arrives in all of them."""
     got: list[Message] = []
