@@ -30,6 +30,7 @@ LOGGED = | tee $(LOGS)/$@.log
 
 help: ## show this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' Makefile
+	@echo "  ARGS='-k signal' goes to pytest or to the command; PARALLEL='-n 4', PYTHON=python3.12 for the environment"
 
 venv: $(STAMP) ## set up .venv with every extra and the development tools
 
@@ -92,9 +93,9 @@ test-pythons: $(STAMP) ## the suite without registries and load, on every other 
 	if [ -n "$$failed" ]; then echo "failed on Python$$failed"; exit 1; fi
 
 .cache/venvs/python-%/.installed: pyproject.toml
-	@echo 'setting up an environment with $(OTHER) ...'
+	@echo 'setting up an environment with $(or $(OTHER),python$*) ...'
 	@rm -rf $(@D)
-	@$(OTHER) -m venv $(@D)
+	@$(or $(OTHER),python$*) -m venv $(@D)
 	@$(@D)/bin/python -m pip install -q --upgrade 'pip>=25.1'
 	@$(@D)/bin/python -m pip install -q -e '.[all]' --group test
 	@touch $@
