@@ -105,11 +105,14 @@ test-python-%: .cache/venvs/python-%/.installed
 	@mkdir -p $(LOGS)
 	@$(<D)/bin/python -m pytest -m 'not consul and not zookeeper and not slow and not compose $(LESS)' $(PARALLEL) $(ARGS) $(LOGGED)
 
+# bash runs EXIT's trap after SIGTERM only if that is trapped as well.
+ENGINE_ENDS = trap '.ci/engine stop' EXIT; trap 'exit 143' TERM HUP;
+
 # The engine that was started for the tests is stopped after them, whatever became of them, and whatever still runs in it.
 # Where none is to be had (status 3) that is a failure in CI alone. The image is built once, for all services and workers.
 compose-test: $(STAMP) ## docker-compose.yml, under load and faults; gets an engine where there is none
 	@mkdir -p $(LOGS)
-	@trap '.ci/engine stop' EXIT; \
+	@$(ENGINE_ENDS) \
 	.ci/engine start || { status=$$?; if [ $$status = 3 ] && [ -z "$$CI" ]; then exit 0; fi; exit $$status; }; \
 	. .cache/engine/environment; \
 	docker compose build calculator-consul >$(LOGS)/compose-build.log 2>&1 || { tail $(LOGS)/compose-build.log; exit 1; }; \
@@ -117,7 +120,7 @@ compose-test: $(STAMP) ## docker-compose.yml, under load and faults; gets an eng
 		$(BIN)/python -m pytest tests/compose --timeout 300 -n 2 $(ARGS) $(LOGGED)
 
 cluster-faults: $(STAMP) ## what restarts and faults do to the cluster of docker-compose.yml, as a table
-	@trap '.ci/engine stop' EXIT; .ci/engine start; . .cache/engine/environment; \
+	@$(ENGINE_ENDS) .ci/engine start; . .cache/engine/environment; \
 	$(BIN)/python -m benchmarks.cluster $(ARGS)
 
 test-wheel: $(STAMP) ## build the wheel, install it with every extra, try both commands
