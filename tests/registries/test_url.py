@@ -162,7 +162,7 @@ def test_options_are_converted() -> None:
 def test_seconds_are_positive_and_finite(value: str) -> None:
     """A number that cannot be a time is refused, with option, value and reason in one line."""
     url = RegistryURL("local", (), "/x", {"poll_s": value})
-    with pytest.raises(ConfigurationError, match="poll_s.*positive number of seconds") as caught:
+    with pytest.raises(ConfigurationError, match=r"poll_s.*positive number of seconds") as caught:
         url.option("poll_s", seconds, 1.0)
     assert repr(value) in str(caught.value)
 
