@@ -15,7 +15,7 @@ kazoo's listeners and watches wake: they set an event and do nothing else. Rules
 - ``registration``: what callers see, and the hand-over
 - ``worker``: the thread that registers, and keeps registered
 - ``node``: what it does about the node: on which session it is written; ``take_over``: who may hold the path
-- ``removing``: the end of the sessions, and the proof
+- ``leaving_rotation``: listed, and called no more; ``removing``: the end of the sessions, and the proof
 """
 
 from registry_drain.registries.zookeeper.registration.registration import ZooKeeperRegistration

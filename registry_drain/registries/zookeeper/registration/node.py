@@ -33,14 +33,13 @@ from registry_drain.errors import (
     ConfigurationError,
     LiveOwnerError,
     PermissionRefusedError,
-    RegistryDataError,
     RegistryUnavailableError,
     RemovedByOperatorError,
 )
 from registry_drain.instance import ServiceInstance
-from registry_drain.registries.zookeeper.dubbo_rules import DUBBO, disable_own
 from registry_drain.registries.zookeeper.layouts import NodeTree
-from registry_drain.registries.zookeeper.layouts.base import SwitchableLayout, parents
+from registry_drain.registries.zookeeper.layouts.base import parents
+from registry_drain.registries.zookeeper.registration.leaving_rotation import switch_out
 from registry_drain.registries.zookeeper.registration.take_over import (
     is_applied,
     may_take_over,
@@ -122,31 +121,10 @@ class OwnNode:
     def leave_rotation(self, session: ZooKeeperSession, deadline: Deadline) -> None:
         """Set the layout's switch in the node's data, if it still is the one that ``session`` holds. From any thread.
 
-        What a successor writes is its own: it never sees these data. Where rules beside the nodes do it (Dubbo) one is
-        written that goes with the session.
-
         Raises:
-            RegistryDataError: the layout has no such switch.
-            LiveOwnerError: somebody else's node stands there.
-            RegistryUnavailableError: as everywhere; and if the node changed just now.
+            RegistryDataError, LiveOwnerError, RegistryUnavailableError: see :func:`switch_out`.
         """
-        layout, path = self._layout, self.path or self._prefix
-        if layout.name == DUBBO:
-            disable_own(session, path, self._settings, deadline)
-            return
-        if not isinstance(layout, SwitchableLayout):
-            raise RegistryDataError(f"the layout {layout.name} has no state for an instance out of rotation")
-        [answer] = session.call_each([lambda client: client.get_async(path)], deadline=deadline)
-        if isinstance(answer, Exception):
-            raise RegistryUnavailableError(f"{self._settings.url}: {path} is gone") from answer
-        data, stat = answer
-        if stat.ephemeralOwner != session.id:
-            raise LiveOwnerError(f"{path} belongs to session {session_text(stat.ephemeralOwner)} now")
-        out = layout.switched(path.rpartition("/")[2], data or b"", is_out=True).data
-        # A successor's node has another version: rule 3.
-        [answer] = session.call_each([lambda client: client.set_async(path, out, stat.version)], deadline=deadline)
-        if isinstance(answer, Exception):
-            raise RegistryUnavailableError(f"{self._settings.url}: {path} changed just now") from answer
+        switch_out(session, self._layout, self.path or self._prefix, self._settings.url, deadline)
 
     def claim_anew(self) -> None:
         """Be a later instance than any: the next :meth:`settle` takes the path back from whoever took it over.

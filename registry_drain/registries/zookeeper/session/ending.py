@@ -6,7 +6,7 @@ import contextlib
 import logging
 import threading
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from registry_drain.clock import Clock, Deadline
 from registry_drain.errors import RegistryError, RegistryTimeoutError, RegistryUnavailableError
@@ -14,15 +14,33 @@ from registry_drain.registries.zookeeper.client import SessionClient, let_go, se
 from registry_drain.registries.zookeeper.session.state import SessionPhase, SessionState
 from registry_drain.registries.zookeeper.settings import SessionSettings
 
-if TYPE_CHECKING:
-    from registry_drain.registries.zookeeper.session.session import ZooKeeperSession
-
 log = logging.getLogger(__name__)
 
 _LONGEST_HOLD = 5.0
 """Seconds until a session that somebody forgot to let go of is let go."""
 GOODBYE_PATIENCE = 1.5
 """Seconds until rule 6: an ensemble that elects a leader has hung up by then, and a busy one has answered."""
+
+
+class Resumed(Protocol):
+    """The session by another connection: what is used of a :class:`ZooKeeperSession` here."""
+
+    @property
+    def is_dead(self) -> bool:
+        """Whether the server is known to have ended the session."""
+        ...
+
+    def wait_connected(self, deadline: Deadline) -> None:
+        """Wait until it is connected, or raise."""
+        ...
+
+    def begin_end(self) -> None:
+        """Say goodbye, and let go."""
+        ...
+
+    def wait_dead(self, deadline: Deadline) -> bool:
+        """Wait until it is over; return whether it is dead."""
+        ...
 
 
 class SessionEnding:
@@ -42,7 +60,7 @@ class SessionEnding:
         clock: Clock,
         state: SessionState,
         client: SessionClient,
-        resume: Callable[[SessionSettings], ZooKeeperSession],
+        resume: Callable[[SessionSettings], Resumed],
     ) -> None:
         self._settings = settings
         self._clock = clock
