@@ -280,15 +280,20 @@ class SharedMembership:
         return False
 
     def _followed(self, url: str, subject: str, deadline: Deadline) -> Removal:
+        told: Removal | None = None
         while not deadline.is_past:
             with self._workers.agreement() as agreed:
                 found, keeper = agreed.removals.get(url), agreed.keeper
             if found is not None:
                 outcome, detail, confirmed_at = found
-                return Removal(subject, url, RemovalOutcome(outcome), detail, 1, confirmed_at)
+                told = Removal(subject, url, RemovalOutcome(outcome), detail, 1, confirmed_at)
+                if told.outcome is not RemovalOutcome.UNCONFIRMED:
+                    return told  # else the keeper tries again, as long as callers still come
             if keeper is None:
                 break
             self._clock.sleep(_LOOK_OFTEN)
+        if told is not None:
+            return told
         detail = "the worker that kept the registration did not say that it was removed; it expires by itself"
         return Removal(subject, url, RemovalOutcome.UNCONFIRMED, detail)
 

@@ -121,6 +121,22 @@ def test_one_keeps_and_the_last_stop_removes(registry: Registry, new_worker: Cal
     assert not is_listed(registry)
 
 
+def test_who_follows_waits_for_what_the_keeper_tries_again(
+    registry: Registry, new_worker: Callable[[int], Worker]
+) -> None:
+    """A removal in doubt is not the keeper's last word: its registry may elect a leader."""
+    first = new_worker(1)
+    eventually(lambda: keeping(first), because="the first one keeps it")
+    second = new_worker(2)
+    doubt = Removal("shared", registry.url, RemovalOutcome.UNCONFIRMED, "no leader")
+    first.membership._tell(registry.url, doubt)
+    following = second.leaving()
+    following.join(0.3)
+    assert following.is_alive()
+    assert first.left().outcome is RemovalOutcome.CONFIRMED
+    assert following.result(PATIENCE, "following").outcome is RemovalOutcome.CONFIRMED
+
+
 def test_a_keeper_that_leaves_alone_hands_over(registry: Registry, new_worker: Callable[[int], Worker]) -> None:
     """Another one has the registration before the first one lets go of it; the instance is listed all the time."""
     first = new_worker(1)
