@@ -14,10 +14,12 @@ from gunicorn.config import Config  # type: ignore[import-untyped]
 
 from registry_drain import ConfigurationError, StopBudget
 from registry_drain.hosted.gunicorn import drain, is_stopping
-from registry_drain.hosted.gunicorn.board import ENTRIES, SLOTS, Board, SharedInFlight
+from registry_drain.hosted.gunicorn.board import ENTRIES, SLOTS, Board
 from registry_drain.hosted.gunicorn.config import HOOKS, _Process
 from registry_drain.hosted.gunicorn.gate import Gate, GatedListener, put_behind
+from registry_drain.hosted.gunicorn.shared_in_flight import SharedInFlight
 from registry_drain.phases import Phase
+from registry_drain.servers.loop_requests import LoopRequest, LoopRequests
 
 
 @pytest.fixture(autouse=True)
@@ -236,3 +238,24 @@ def test_a_listener_that_was_shut_has_nothing_to_accept(listener: SimpleNamespac
     listener.sock.shutdown(socket.SHUT_RDWR)
     with pytest.raises(BlockingIOError):
         listener.sock.accept()
+
+
+def test_the_requests_of_a_loop_are_published_and_taken_away() -> None:
+    """They tell nobody when they end; and who asks whether the stop has begun learns of it from the board at once."""
+
+    class Request(LoopRequest):
+        name, peer = "GET /", "10.0.0.9:5000"
+
+    board = Board()
+    slot = board.take()
+    in_flight = SharedInFlight(board, slot)
+    requests = LoopRequests(in_flight)
+    request = Request(requests)
+    board.publish(Phase.PROPAGATING, 1e9)
+    assert in_flight.stop_state.is_stopping
+    assert in_flight.stop_state.is_delisted
+    in_flight.publish()
+    assert (slot.total, [each.name for each in board.requests()]) == (1, ["GET /"])
+    del requests.active[request]
+    in_flight.publish()
+    assert board.requests() == []

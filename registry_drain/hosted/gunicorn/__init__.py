@@ -2,7 +2,8 @@
 
 ``config`` has :func:`drain`, which a configuration file calls; ``integration`` is what its hooks do in the master and
 in the workers; ``server`` is the adapter, ``signals`` the master's handlers, ``worker`` what a worker does, ``gate``
-its listener, and ``board`` the memory that they share. gunicorn itself is not imported: it imports us.
+its listener, ``board`` the memory that they share, and ``shared_in_flight`` what a worker writes there. gunicorn
+itself is not imported: it imports us.
 """
 
 from registry_drain.hosted.gunicorn.config import drain, is_stopping, rejoin

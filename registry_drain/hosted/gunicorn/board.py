@@ -20,7 +20,7 @@ from collections import deque
 
 from registry_drain.errors import ServerError
 from registry_drain.phases import Phase
-from registry_drain.servers.in_flight import DescribedRequest, InFlight, InFlightRequest
+from registry_drain.servers.in_flight import InFlightRequest
 
 SLOTS = 1024
 """Workers at most, those of a reload that overlap included. Pages that nobody touches cost nothing."""
@@ -29,8 +29,8 @@ ENTRIES = 64
 
 _WORD = 8
 _HEADER_WORDS = 8
-_PHASE, _CUT_OFF_AT, _REJOIN = range(3)
-_SERVING, _DELISTED = Phase.SERVING.value, Phase.PROPAGATING.value
+PHASE, _CUT_OFF_AT, _REJOIN = range(3)
+_DELISTED = Phase.PROPAGATING.value
 _SLOT_WORDS = 8
 _TOLD, _READY, _LEFT, _TOTAL, _LAST_ARRIVAL, _UNNAMED = range(6)
 _ENTRY_WORDS = 16
@@ -137,7 +137,7 @@ class Board:
         self.bytes = memoryview(self._memory)
         self.ints = self.bytes.cast("q")
         self.floats = self.bytes.cast("d")
-        self.ints[_PHASE] = Phase.SERVING.value
+        self.ints[PHASE] = Phase.SERVING.value
         self.floats[_CUT_OFF_AT] = math.nan
         self._lock = threading.Lock()
         self._free = deque(range(SLOTS))
@@ -148,12 +148,12 @@ class Board:
     @property
     def phase(self) -> Phase:
         """Where the master's stop is."""
-        return Phase(self.ints[_PHASE])
+        return Phase(self.ints[PHASE])
 
     @property
     def is_delisted(self) -> bool:
         """Whether the instance has left its registries."""
-        return bool(self.ints[_PHASE] >= _DELISTED)
+        return bool(self.ints[PHASE] >= _DELISTED)
 
     @property
     def cut_off_at(self) -> float | None:
@@ -164,7 +164,7 @@ class Board:
     def publish(self, phase: Phase, cut_off_at: float | None) -> None:
         """Note, in the master, where its stop is."""
         self.floats[_CUT_OFF_AT] = math.nan if cut_off_at is None else cut_off_at
-        self.ints[_PHASE] = phase.value
+        self.ints[PHASE] = phase.value
 
     def ask_to_rejoin(self) -> None:
         """Note, in any process, that an operator's removal is over. The one word that has several writers."""
@@ -225,98 +225,3 @@ class Board:
 
 def _latest(*instants: float | None) -> float | None:
     return max((instant for instant in instants if instant is not None), default=None)
-
-
-class SharedInFlight(InFlight):
-    """A worker's requests, which its master can see, and the master's stop, which they can. Made in the worker;
-    thread-safe there.
-
-    While nobody stops, the master needs no names, and counts only now and then: :meth:`publish` writes those, and a
-    request costs nothing beyond what the base class takes. From the beginning of the stop on each request is written.
-    """
-
-    def __init__(self, board: Board, slot: WorkerSlot) -> None:
-        """Start empty; ``slot`` is this worker's own."""
-        super().__init__()
-        self._board = board
-        self._phases = board.ints
-        self._slot = slot
-        self._lock = threading.Lock()
-        self._free_entries = deque(range(ENTRIES))
-        self._entries: dict[int | DescribedRequest, int | None] = {}
-        self._is_writing = False
-
-    def begin(self, name: str = "", peer: str = "", *, is_health_check: bool = False) -> int:
-        """See :meth:`InFlight.begin`."""
-        key = super().begin(name, peer, is_health_check=is_health_check)
-        if self._phases[_PHASE] != _SERVING:
-            self.publish()
-        return key
-
-    def begin_request(self, request: DescribedRequest, *, is_health_check: bool = False) -> None:
-        """See :meth:`InFlight.begin_request`."""
-        super().begin_request(request, is_health_check=is_health_check)
-        if self._phases[_PHASE] != _SERVING:
-            self.publish()
-
-    def identify(self, key: int, name: str, *, is_health_check: bool = False) -> None:
-        """See :meth:`InFlight.identify`."""
-        super().identify(key, name, is_health_check=is_health_check)
-        if self._is_writing:
-            with self._lock:
-                self._clear(key)
-            self.publish()
-
-    def end(self, key: int | DescribedRequest) -> None:
-        """See :meth:`InFlight.end`."""
-        # Removed first, looked at then: publish() says that it writes, and then looks what there is.
-        super().end(key)
-        if self._is_writing:
-            with self._lock:
-                self._clear(key)
-
-    def publish(self) -> None:
-        """Write how many have arrived, and once the stop has begun what is in flight; take over what the stop says.
-
-        To be called some ten times a second by one thread, and more often once the stop has begun: the requests of an
-        event loop (:mod:`registry_drain.servers.loop_requests`) are seen by nobody else.
-        """
-        is_stopping = self._phases[_PHASE] != _SERVING
-        if is_stopping:
-            self._copy_stop_state()
-            self._is_writing = True
-        with self._lock:
-            self._slot.count_arrivals(self.total, self.last_arrival_at)
-            if is_stopping:
-                in_flight = self.keys()
-                for key in self._entries.keys() - set(in_flight):
-                    self._clear(key)
-                for key in in_flight:
-                    request = None if key in self._entries else self.request(key)
-                    if request is not None:
-                        self._write(key, request)
-
-    def _write(self, key: int | DescribedRequest, request: InFlightRequest) -> None:
-        entry = self._free_entries.popleft() if self._free_entries else None
-        self._entries[key] = entry
-        if entry is None:
-            self._slot.count_unnamed(1)
-        else:
-            self._slot.fill(entry, request.started_at, request.name, request.peer)
-
-    def _clear(self, key: int | DescribedRequest) -> None:
-        if key not in self._entries:
-            return
-        entry = self._entries.pop(key)
-        if entry is None:
-            self._slot.count_unnamed(-1)
-        else:
-            self._slot.clear(entry)
-            self._free_entries.append(entry)
-
-    def _copy_stop_state(self) -> None:
-        phase, cut_off_at = self._board.phase, self._board.cut_off_at
-        if phase.value > self.stop_state.phase.value:
-            self.stop_state.enter(phase, cut_off_at)
-        elif phase is self.stop_state.phase and cut_off_at is not None and cut_off_at != self.stop_state.cut_off_at:
-            self.stop_state.hurry(cut_off_at)

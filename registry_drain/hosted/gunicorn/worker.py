@@ -25,8 +25,9 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
-from registry_drain.hosted.gunicorn.board import Board, SharedInFlight, WorkerSlot
+from registry_drain.hosted.gunicorn.board import Board, WorkerSlot
 from registry_drain.hosted.gunicorn.gate import Gate, put_behind
+from registry_drain.hosted.gunicorn.shared_in_flight import SharedInFlight
 from registry_drain.hosted.gunicorn.signals import STOP_SIGNALS
 from registry_drain.phases import Phase
 from registry_drain.servers.current_request import LiveRequest, serving
