@@ -119,12 +119,12 @@ class OwnNode:
         self._seen_under = None
 
     def leave_rotation(self, session: ZooKeeperSession, deadline: Deadline) -> None:
-        """Set the layout's switch in the node's data, if it still is the one that ``session`` holds. From any thread.
+        """Take the node out of rotation, if it still is the one that ``session`` holds. From any thread.
 
         Raises:
             RegistryDataError, LiveOwnerError, RegistryUnavailableError: see :func:`switch_out`.
         """
-        switch_out(session, self._layout, self.path or self._prefix, self._settings.url, deadline)
+        switch_out(session, self._layout, self.path or self._prefix, self._settings, deadline)
 
     def claim_anew(self) -> None:
         """Be a later instance than any: the next :meth:`settle` takes the path back from whoever took it over.
