@@ -128,6 +128,8 @@ def test_who_follows_waits_for_what_the_keeper_tries_again(
     first = new_worker(1)
     eventually(lambda: keeping(first), because="the first one keeps it")
     second = new_worker(2)
+    for each in (first, second):  # who serves would take a removal for the end of a generation
+        each.membership.begin_leaving(Deadline.after(PATIENCE))
     doubt = Removal("shared", registry.url, RemovalOutcome.UNCONFIRMED, "no leader")
     first.membership._tell(registry.url, doubt)
     following = second.leaving()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import threading
 from collections.abc import Callable
+from typing import cast
 
 import pytest
 
@@ -303,6 +304,28 @@ def test_what_stays_in_doubt_costs_no_more_than_the_callers_do(stage: Stage) -> 
     assert report.removals[0].detail == "no leader"
     assert phase_report(report, Phase.PROPAGATING).outcome is Outcome.COMPLETED
     assert stage.elapsed == pytest.approx(6.0, abs=0.3)
+
+
+class _Vague:
+    """A registration of somebody's that answers with something else than a Removal."""
+
+    def fence(self, deadline: Deadline) -> None:
+        """There is nothing to fence."""
+
+    def on_shutdown(self, deadline: Deadline) -> Removal:  # noqa: ARG002
+        """Say anything."""
+        return cast("Removal", "gone, I think")
+
+
+def test_an_answer_that_is_no_removal_proves_nothing_and_breaks_nothing(stage: Stage) -> None:
+    """It is in doubt, and callers have their time all the same."""
+    routine = stage.routine(StopBudget(floor=1.0, quiet_period=1.0))
+    routine.notifier.add_first(_Vague())
+    report = routine.stop()
+    assert report.removals[0].outcome is RemovalOutcome.UNCONFIRMED
+    assert "gone, I think" in report.removals[0].detail
+    assert phase_report(report, Phase.PROPAGATING).outcome is Outcome.COMPLETED
+    assert stage.elapsed == pytest.approx(1.0, abs=0.1)
 
 
 def test_a_removal_that_comes_back_late_is_still_in_the_report(stage: Stage) -> None:
