@@ -68,11 +68,6 @@ class DescribedRequest(Protocol):
     started_at: float
     arrived_before: float | None
 
-    @property
-    def thread_id(self) -> int:
-        """The serving thread."""
-        ...
-
     def describe(self) -> InFlightRequest:
         """Return what it is. From any thread, at any time."""
         ...

@@ -13,7 +13,8 @@ Rules:
 
 from __future__ import annotations
 
-from registry_drain.servers.in_flight import InFlight, InFlightRequest
+from registry_drain.servers.current_request import LiveRequest
+from registry_drain.servers.in_flight import DescribedRequest, InFlight, InFlightRequest
 
 
 class LoopRequests:
@@ -48,7 +49,11 @@ class LoopRequests:
         """Return none: they stand in the tracker's own table."""
         return []
 
-    def take_back(self, request: LoopRequest) -> None:
+    def is_in_flight(self, request: DescribedRequest) -> bool:
+        """Whether a request has not ended."""
+        return request in self.active
+
+    def take_back(self, request: DescribedRequest) -> None:
         """Note that a request has turned out to be a health check; see :meth:`InFlight.identify`."""
         self.total -= 1
         if self.last_arrival_at == request.started_at:
@@ -59,61 +64,22 @@ class LoopRequests:
         return f"<LoopRequests total={self.total}>"
 
 
-class LoopRequest:
-    """One of them, in flight from its making on, until it is deleted from ``loop_requests.active``.
+class LoopRequest(LiveRequest):
+    """One of them, in flight from its making on, until it is deleted from the tracker's ``active``.
 
-    A subclass writes this constructor's lines out in its own: calling it costs as much as all of them. Everything is a
-    slot, and is set: CPython stores and loads those at a tenth of the price of an attribute whose default is the
-    class's.
-
-    Attributes:
-        loop_requests: those of its loop.
-        started_at: on the tracker's clock.
-        arrived_before: when the last request before this one had arrived.
-        stop_state: the server's.
-        given_name: what somebody has said that it is called.
+    A subclass writes this constructor's lines out in its own: calling it costs as much as all of them.
     """
 
-    __slots__ = ("arrived_before", "given_name", "loop_requests", "started_at", "stop_state")
+    tracker: LoopRequests
 
-    def __init__(self, loop_requests: LoopRequests) -> None:
-        self.loop_requests = loop_requests
-        self.stop_state = loop_requests.stop_state
-        self.given_name: str | None = None
-        self.arrived_before = loop_requests.last_arrival_at
-        self.started_at = loop_requests.last_arrival_at = loop_requests.now()
-        loop_requests.total += 1
-        loop_requests.active[self] = self
+    def __init__(self, tracker: LoopRequests) -> None:
+        """Be in flight."""
+        super().__init__(tracker)
+        self.arrived_before = tracker.last_arrival_at
+        self.started_at = tracker.last_arrival_at = tracker.now()
+        tracker.total += 1
+        tracker.active[self] = self
 
-    @property
-    def thread_id(self) -> int:
-        """The loop's thread."""
-        return self.loop_requests.thread_id
-
-    @property
-    def name(self) -> str:
-        """The method and the path, if nobody has said anything better."""
-        raise NotImplementedError
-
-    @property
-    def peer(self) -> str:
-        """The caller, as ``host:port``; empty if unknown."""
-        raise NotImplementedError
-
-    def describe(self) -> InFlightRequest:
-        """Return what it is. From any thread."""
-        name = self.name if self.given_name is None else self.given_name
-        return InFlightRequest(name, self.peer, self.started_at, self.thread_id)
-
-    def identify(self, name: str, *, is_health_check: bool = False) -> None:
-        """Name the request; does nothing once it has ended."""
-        if self in self.loop_requests.active:
-            self.given_name = name
-            if is_health_check:
-                self.loop_requests.take_back(self)
-
-    def begin_mark(self) -> None:
-        """The protocol delimits requests."""
-
-    def end_mark(self) -> None:
-        """The protocol delimits requests."""
+    def serving_thread(self) -> int:
+        """Return the loop's thread."""
+        return self.tracker.thread_id

@@ -186,6 +186,7 @@ def _set_hooks(namespace: MutableMapping[str, Any], ours: Integration) -> None:
         child_exit,
         on_exit,
     )
+    setattr(pre_request, OF_THE_USER, namespace.get("pre_request"))
     setattr(post_request, OF_THE_USER, namespace.get("post_request"))
     for name, hook in zip(HOOKS, hooks, strict=True):
         setattr(hook, OURS, True)

@@ -36,7 +36,7 @@ from registry_drain.servers.http import ASGIMiddleware
 logger = logging.getLogger(__name__)
 
 OF_THE_USER = "of_the_user"
-"""An attribute of our ``post_request``: the hook that it chains, or None."""
+"""An attribute of our ``pre_request`` and ``post_request``: the hook that it chains, or None."""
 ALONE_AFTER = 5.0
 """Seconds after which a signal that no stop of the master followed was meant for the worker alone. Long: the worker
 serves all the while, and a master that is loading an application handles its signals late."""
@@ -189,6 +189,7 @@ class WorkerAgent:
         # application does behind its answer.
         users = getattr(worker.cfg.post_request, OF_THE_USER, None)
         worker.cfg.set("post_request", users or worker.cfg.settings["post_request"].default)
+        worker.cfg.set("pre_request", self._sending_away(getattr(worker.cfg.pre_request, OF_THE_USER, None)))
         self._limit, worker.max_requests = worker.max_requests, sys.maxsize
         # Through the loop: a handler of signal.signal beside one of the loop's does not replace it.
         worker.loop.add_signal_handler(signal.SIGTERM, self._call_if_meant, self._begin_to_leave)
@@ -201,6 +202,18 @@ class WorkerAgent:
             await shut_down()
 
         worker._shutdown = leave_first  # noqa: SLF001
+
+    def _sending_away(self, users: Callable[[Any, Any], object] | None) -> Callable[[Any, Any], None]:
+        """Return a ``pre_request`` that does what :meth:`begin` does without counting, for a sixth of the time."""
+        stop_state = self._in_flight.stop_state
+
+        def pre_request(worker: Any, request: Any) -> None:
+            if users is not None:
+                users(worker, request)
+            if (stop_state.is_stopping or worker.nr >= self._limit) and self.sends_away:
+                request.must_close = True
+
+        return pre_request
 
     def _call_if_meant(self, act: Callable[[], object]) -> None:
         if self._may_leave():

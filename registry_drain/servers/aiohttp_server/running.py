@@ -24,7 +24,7 @@ from collections.abc import Sequence
 from aiohttp import WSCloseCode, web
 
 from registry_drain.clock import Deadline
-from registry_drain.servers.aiohttp_server.tracking import Connection, Served, Tracking, has_more
+from registry_drain.servers.aiohttp_server.tracking import Connection, Tracking, has_more
 from registry_drain.servers.asyncio_listeners import close_listeners, duplicates
 from registry_drain.servers.base import ListenerClosure
 from registry_drain.servers.connections import IDLE_QUIET
@@ -161,7 +161,8 @@ class RunningAiohttp:
         """Cancel the requests, await them, close every connection; return what was in flight."""
         cut = self._in_flight.snapshot()
         left = self._tracking.served
-        tasks: list[asyncio.Task[object]] = [each.task for each in left if _is_to_be_cut(each) and each.task]
+        me = asyncio.current_task()
+        tasks = [each.handler_task for each in left if each.handler_task is not None and each.handler_task is not me]
         for served in left:
             served.is_cut = True
         for task in (*tasks, *self._goodbyes, *([self._hook] if self._hook else [])):
@@ -186,10 +187,6 @@ class RunningAiohttp:
             await asyncio.wait_for(self._runner.cleanup(), limit)
             return True
         return False
-
-
-def _is_to_be_cut(served: Served) -> bool:
-    return served.task is not None and served.task is not asyncio.current_task()
 
 
 async def _close(websocket: web.WebSocketResponse) -> None:

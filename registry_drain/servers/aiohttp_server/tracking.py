@@ -29,7 +29,6 @@ import threading
 from asyncio import current_task
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
-from functools import partial
 from typing import Any
 
 from aiohttp import hdrs, web
@@ -42,45 +41,55 @@ from registry_drain.servers.in_flight import InFlight
 from registry_drain.servers.loop_requests import LoopRequest, LoopRequests
 
 
-class Served(LoopRequest):
-    """One request that is being served.
+class Request(web.Request, LoopRequest):
+    """A request that knows when its answer begins, in flight while its handler runs.
 
     Attributes:
-        task: serves it.
+        handler_task: runs its handler.
         has_started: its answer has begun.
         is_cut: we have cancelled it.
         websocket: what it has become.
         is_sent_away: its WebSocket is being closed.
     """
 
-    __slots__ = ("_request", "has_started", "is_cut", "is_sent_away", "task", "websocket")
+    ATTRS = web.Request.ATTRS | {
+        *("tracker", "arrived_before", "started_at", "given_name"),
+        *("handler_task", "has_started", "is_cut", "websocket", "is_sent_away"),
+    }
+    """What may be set without aiohttp's warning, in the interpreter's development mode."""
 
-    def __init__(self, request: web.BaseRequest, loop_requests: LoopRequests) -> None:
-        """Stand for what the current task serves, and be in flight."""
-        self._request = request
-        self.task: asyncio.Task[object] | None = current_task()
-        self.has_started = self.is_cut = self.is_sent_away = False
-        self.websocket: web.WebSocketResponse | None = None
-        # As in the base class.
-        self.loop_requests = loop_requests
-        self.stop_state = loop_requests.stop_state
-        self.given_name = None
-        self.arrived_before = loop_requests.last_arrival_at
-        self.started_at = loop_requests.last_arrival_at = loop_requests.now()
-        loop_requests.total += 1
-        loop_requests.active[self] = self
+    handler_task: asyncio.Task[object] | None
+    has_started: bool
+    is_cut = is_sent_away = False
+    websocket: web.WebSocketResponse | None = None
+
+    __hash__ = object.__hash__  # as aiohttp's, which is a Python function
 
     @property
     def name(self) -> str:
         """The method and the path."""
-        return f"{self._request.method} {self._request.path}"
+        return f"{self.method} {self.path}"
 
     @property
     def peer(self) -> str:
         """The caller, as ``host:port``."""
-        transport = self._request.protocol.transport
+        transport = self.protocol.transport
         peer = None if transport is None else transport.get_extra_info("peername")
         return format_endpoint(peer[0], peer[1]) if type(peer) is tuple else str(peer or "")
+
+    def _prepare_hook(self, response: web.StreamResponse) -> Coroutine[None, None, None]:
+        # Its head is complete, and about to be written. Receivers of the application's signal have the last word.
+        connection: Any = self._protocol
+        served: Request | None = connection.served  # not what a middleware may have cloned from it
+        if served is not None:
+            served.has_started = True
+            # The type is asked first because these classes are abstract ones, whose isinstance is slow.
+            if type(response) is not web.Response and isinstance(response, web.WebSocketResponse):
+                served.websocket = response
+            elif served.tracker.stop_state.is_delisted and response.status >= 200 and not has_more(connection):
+                response.force_close()
+                response.headers[hdrs.CONNECTION] = "close"
+        return _prepare_hook(self, response)
 
 
 class Connection(web.RequestHandler):
@@ -97,7 +106,7 @@ class Connection(web.RequestHandler):
         """Belong to ``server``."""
         super().__init__(server, loop=asyncio.get_running_loop(), **server._kwargs)  # noqa: SLF001 - no public way
         self._tracking = tracking
-        self.served: Served | None = None
+        self.served: Request | None = None
         self.ended_at: float | None = None
 
     async def _handle_request(
@@ -110,9 +119,18 @@ class Connection(web.RequestHandler):
         answering = tracking.answering(request) if tracking.has_readiness or tracking.state.is_stopping else None
         if answering is not None or request_handler is not tracking.handler:  # or aiohttp answers what is no request
             return await _handle_request(self, request, start_time, answering or request_handler)
-        self.served = served = Served(request, tracking.requests)
+        served: Any = request  # a Request, for so they are made
+        requests = tracking.requests
+        # As LoopRequest's constructor has it.
+        served.tracker = requests
+        served.arrived_before = requests.last_arrival_at
+        served.started_at = requests.last_arrival_at = requests.now()
+        requests.total += 1
+        requests.active[served] = self.served = served
+        served.handler_task = current_task()
+        served.has_started = False
         if tracking.health_check_paths and request.path in tracking.health_check_paths:
-            tracking.requests.take_back(served)
+            requests.take_back(served)
         serving.set(served)  # in the context of this request's own task
         try:
             return await _handle_request(self, request, start_time, request_handler)
@@ -122,28 +140,10 @@ class Connection(web.RequestHandler):
             return await _cut(request), False
         finally:
             # The task's context refers to what it serves: a cycle, which would keep the garbage collector busy.
-            self.served = served.task = None
-            if served.stop_state.is_delisted:
+            self.served = served.handler_task = None
+            if tracking.state.is_delisted:
                 self.ended_at = self._loop.time()
-            del tracking.requests.active[served]
-
-
-class Request(web.Request):
-    """A request that knows when its answer begins."""
-
-    def _prepare_hook(self, response: web.StreamResponse) -> Coroutine[None, None, None]:
-        # Its head is complete, and about to be written. Receivers of the application's signal have the last word.
-        connection: Any = self.protocol
-        served: Served | None = getattr(connection, "served", None)
-        if served is not None:
-            served.has_started = True
-            # The type is asked first because these classes are abstract ones, whose isinstance is slow.
-            if type(response) is not web.Response and isinstance(response, web.WebSocketResponse):
-                served.websocket = response
-            elif served.stop_state.is_delisted and response.status >= 200 and not has_more(connection):
-                response.force_close()
-                response.headers[hdrs.CONNECTION] = "close"
-        return _prepare_hook(self, response)
+            del requests.active[served]
 
 
 _prepare_hook = web.Request._prepare_hook  # noqa: SLF001 - cheaper to call than by super()
@@ -174,16 +174,20 @@ class Tracking:
         self._policy = policy
 
     @property
-    def served(self) -> list[Served]:
+    def served(self) -> list[Request]:
         """What is being served now; a handler may outlive its connection."""
-        return [each for each in self.requests.active.copy().values() if isinstance(each, Served)]
+        return [each for each in self.requests.active.copy().values() if isinstance(each, Request)]
 
     def attach(self, server: web.Server) -> Callable[[], Connection]:
         """Return what makes the connections of ``server``. In its loop."""
         self.handler = server.request_handler
         self.requests.thread_id = threading.get_ident()
-        new_request: Any = server.request_factory
-        server.request_factory = partial(new_request, _cls=Request)
+        of_class: Any = server.request_factory
+
+        def new_request(message: Any, payload: Any, protocol: Any, writer: Any, task: Any) -> Any:
+            return of_class(message, payload, protocol, writer, task, Request)  # a third of what a partial takes
+
+        server.request_factory = new_request
         return lambda: Connection(server, self)
 
     def answering(self, request: web.BaseRequest) -> Callable[[web.BaseRequest], Awaitable[web.Response]] | None:

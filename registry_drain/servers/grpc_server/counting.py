@@ -37,8 +37,7 @@ class Call(LiveRequest):
 
     def __init__(self, in_flight: InFlight, name: str, peer: str) -> None:
         """Describe it; ``peer`` is as gRPC says it. That is asked for at once: once a call is over it may not be."""
-        self._in_flight = in_flight
-        self.stop_state = in_flight.stop_state
+        self.tracker = in_flight
         self.thread_id = get_ident()
         self._name = name
         self._peer = peer

@@ -53,7 +53,7 @@ class Exchanges(LoopRequests):
 
     def all(self) -> list[Exchange]:
         """Return those in flight."""
-        return [each for each in self.active.copy().values() if isinstance(each, Exchange) and each.exchanges is self]
+        return [each for each in self.active.copy().values() if isinstance(each, Exchange) and each.tracker is self]
 
 
 class Exchange(LoopRequest):
@@ -62,23 +62,15 @@ class Exchange(LoopRequest):
     For one event loop, whose tasks may share it.
 
     Attributes:
-        exchanges: those of its middleware.
+        tracker: the exchanges of its middleware.
         task: serves it; None where the loop is not asyncio's.
         is_cut: the middleware has cancelled it.
     """
 
-    __slots__ = (
-        "_disconnected",
-        "_has_started",
-        "_is_body_read",
-        "_is_over",
-        "_receive",
-        "_scope",
-        "_send",
-        "exchanges",
-        "is_cut",
-        "task",
-    )
+    tracker: Exchanges
+    is_cut = False
+    _is_over = False
+    _disconnected: asyncio.Event | None = None
 
     def __init__(self, scope: Scope, receive: Receive, send: Send, exchanges: Exchanges) -> None:
         """Take the server's two ends, and be in flight."""
@@ -86,12 +78,9 @@ class Exchange(LoopRequest):
         self._receive = receive
         self._send = send
         self.task: asyncio.Task[object] | None = None
-        self.is_cut = self._has_started = self._is_body_read = self._is_over = False
-        self._disconnected: asyncio.Event | None = None
+        self._has_started = self._is_body_read = False
         # As in the base class.
-        self.loop_requests = self.exchanges = exchanges
-        self.stop_state = exchanges.stop_state
-        self.given_name = None
+        self.tracker = exchanges
         self.arrived_before = exchanges.last_arrival_at
         self.started_at = exchanges.last_arrival_at = exchanges.now()
         exchanges.total += 1
@@ -111,8 +100,9 @@ class Exchange(LoopRequest):
         """Send for the application; as the farewell has it once the instance is delisted."""
         # No coroutine of its own: what the server returns is awaited.
         self._has_started = True
-        if self.stop_state.is_delisted:
-            return self.exchanges.farewell(self._scope, self._send, message)
+        tracker = self.tracker
+        if tracker.stop_state.is_delisted:
+            return tracker.farewell(self._scope, self._send, message)
         return self._send(message)
 
     def receive(self) -> Awaitable[Message]:
@@ -147,8 +137,8 @@ class Exchange(LoopRequest):
             "headers": [(b"content-type", b"text/plain; charset=utf-8"), (b"content-length", b"%d" % len(CUT_OFF))],
         }
         with suppress(OSError):
-            await self.exchanges.farewell(self._scope, self._send, message)
-            await self.exchanges.farewell(self._scope, self._send, {"type": "http.response.body", "body": CUT_OFF})
+            await self.tracker.farewell(self._scope, self._send, message)
+            await self.tracker.farewell(self._scope, self._send, {"type": "http.response.body", "body": CUT_OFF})
 
     async def _until_disconnected(self) -> Message:
         if self._disconnected is None:

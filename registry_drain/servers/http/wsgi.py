@@ -157,10 +157,11 @@ def _with_close(headers: Headers) -> Headers:
 class _Request(LiveRequest):
     """A request that can be ended by whoever is the last to have it."""
 
+    tracker: InFlight
+
     def __init__(self, in_flight: InFlight, environ: WSGIEnvironment, path: str) -> None:
         # Without a call of the base class' own, which costs as much as all of this.
-        self._in_flight = in_flight
-        self.stop_state = in_flight.stop_state
+        self.tracker = in_flight
         self.thread_id = threading.get_ident()
         self._environ = environ
         self._path = path
@@ -176,7 +177,7 @@ class _Request(LiveRequest):
 
     def end(self) -> None:
         """End it. Idempotent."""
-        self._in_flight.end(self)
+        self.tracker.end(self)
 
 
 def _tracked(body: Iterable[bytes], environ: WSGIEnvironment, request: _Request) -> Iterable[bytes]:
