@@ -34,15 +34,16 @@ from typing import Any
 from xmlrpc.client import dumps
 from xmlrpc.server import SimpleXMLRPCRequestHandler, SimpleXMLRPCServer
 
+from benchmarks import keep_apart
 from registry_drain.servers.base import DrainableServer
 from registry_drain.servers.http import ASGIMiddleware, WSGIMiddleware
 from registry_drain.servers.http.asgi_types import Receive, Scope, Send
 from registry_drain.servers.http_server import HttpServer
 
 GOAL = 0.95
-ROUNDS = 5
+ROUNDS = 9
 CLIENTS = 4
-BATCHES = 120
+BATCHES = 60
 """Per round and server."""
 CALLS = 25
 """Per client and batch."""
@@ -184,6 +185,7 @@ class ServerProcess:
             self.port = probe.getsockname()[1]
         argv = [sys.executable, "-m", "benchmarks.http_overhead", "--serve", case, "--port", str(self.port)]
         self.process = subprocess.Popen([*argv, *(["--ours"] if is_ours else [])], stdin=subprocess.PIPE)
+        keep_apart(self.process)
         self.clients = [self._connect() for _ in range(CLIENTS)]
         self.pids = [self.process.pid, *_children(self.process.pid)]
         self.processor_s = 0.0

@@ -30,6 +30,7 @@ ENTRIES = 64
 _WORD = 8
 _HEADER_WORDS = 8
 PHASE, _CUT_OFF_AT, _REJOIN = range(3)
+SERVING = Phase.SERVING.value
 _DELISTED = Phase.PROPAGATING.value
 _SLOT_WORDS = 8
 _TOLD, _READY, _LEFT, _TOTAL, _LAST_ARRIVAL, _UNNAMED = range(6)
@@ -137,7 +138,7 @@ class Board:
         self.bytes = memoryview(self._memory)
         self.ints = self.bytes.cast("q")
         self.floats = self.bytes.cast("d")
-        self.ints[PHASE] = Phase.SERVING.value
+        self.ints[PHASE] = SERVING
         self.floats[_CUT_OFF_AT] = math.nan
         self._lock = threading.Lock()
         self._free = deque(range(SLOTS))

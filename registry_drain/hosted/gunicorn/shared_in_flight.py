@@ -11,12 +11,9 @@ import threading
 from collections import deque
 from collections.abc import Callable
 
-from registry_drain.hosted.gunicorn.board import ENTRIES, PHASE, Board, WorkerSlot
-from registry_drain.phases import Phase
+from registry_drain.hosted.gunicorn.board import ENTRIES, PHASE, SERVING, Board, WorkerSlot
 from registry_drain.servers.in_flight import DescribedRequest, InFlight, InFlightRequest
 from registry_drain.servers.stop_state import StopState
-
-_SERVING = Phase.SERVING.value
 
 
 class _CopiedStopState(StopState):
@@ -25,7 +22,7 @@ class _CopiedStopState(StopState):
     def __init__(self, now: Callable[[], float], board: Board) -> None:
         self._board = board
         self._phases = board.ints
-        self._seen = _SERVING
+        self._seen = SERVING
         self._has_begun = False
         super().__init__(now)
 
@@ -67,14 +64,14 @@ class SharedInFlight(InFlight):
     def begin(self, name: str = "", peer: str = "", *, is_health_check: bool = False) -> int:
         """See :meth:`InFlight.begin`."""
         key = super().begin(name, peer, is_health_check=is_health_check)
-        if self._phases[PHASE] != _SERVING:
+        if self._phases[PHASE] != SERVING:
             self.publish()
         return key
 
     def begin_request(self, request: DescribedRequest, *, is_health_check: bool = False) -> None:
         """See :meth:`InFlight.begin_request`."""
         super().begin_request(request, is_health_check=is_health_check)
-        if self._phases[PHASE] != _SERVING:
+        if self._phases[PHASE] != SERVING:
             self.publish()
 
     def identify(self, key: int, name: str, *, is_health_check: bool = False) -> None:
@@ -99,7 +96,7 @@ class SharedInFlight(InFlight):
         To be called some ten times a second by one thread, and more often once the stop has begun: the requests of an
         event loop (:mod:`registry_drain.servers.loop_requests`) are seen by nobody else.
         """
-        is_stopping = self._phases[PHASE] != _SERVING
+        is_stopping = self._phases[PHASE] != SERVING
         if is_stopping:
             self._stop.copy()
             self._is_writing = True

@@ -25,7 +25,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
-from registry_drain.hosted.gunicorn.board import Board, WorkerSlot
+from registry_drain.hosted.gunicorn.board import PHASE, SERVING, Board, WorkerSlot
 from registry_drain.hosted.gunicorn.gate import Gate, put_behind
 from registry_drain.hosted.gunicorn.shared_in_flight import SharedInFlight
 from registry_drain.hosted.gunicorn.signals import STOP_SIGNALS
@@ -204,16 +204,19 @@ class WorkerAgent:
         worker._shutdown = leave_first  # noqa: SLF001
 
     def _sending_away(self, users: Callable[[Any, Any], object] | None) -> Callable[[Any, Any], None]:
-        """Return a ``pre_request`` that does what :meth:`begin` does without counting, for a sixth of the time."""
-        stop_state = self._in_flight.stop_state
+        """Return a ``pre_request`` that does what :meth:`begin` does without counting, for a tenth of the time."""
+        board = self._board.ints
 
         def pre_request(worker: Any, request: Any) -> None:
-            if users is not None:
-                users(worker, request)
-            if (stop_state.is_stopping or worker.nr >= self._limit) and self.sends_away:
+            if (worker.nr >= self._limit or board[PHASE] != SERVING) and self.sends_away:
                 request.must_close = True
 
-        return pre_request
+        def both(worker: Any, request: Any) -> None:
+            if users is not None:
+                users(worker, request)
+            pre_request(worker, request)
+
+        return pre_request if users is None else both
 
     def _call_if_meant(self, act: Callable[[], object]) -> None:
         if self._may_leave():
@@ -236,6 +239,7 @@ class WorkerAgent:
         if self._board.phase.is_stopping:
             return
         self._is_leaving = True
+        self._limit = 0  # which is looked at before each request
         self._in_flight.stop_state.enter(Phase.PROPAGATING, self._goes_at)
         await asyncio.sleep(self._linger)
 
