@@ -7,25 +7,26 @@ SHELL := bash
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 # Real servers, real time and two cores: suites side by side would only disturb each other. Inside one, most tests wait
-# for something, so two at a time take half as long; each class stays together, for its servers.
+# for something, so three at a time take less than half as long; each class stays together, for its servers.
 .NOTPARALLEL:
 MAKEFLAGS += --no-print-directory
 
 # The Python of .venv: the newest supported one that works, unless told otherwise.
 PYTHON ?= $(shell .ci/pythons | head -n 1)
-PARALLEL := -n 2 --dist loadscope
+PARALLEL := -n 3 --dist loadscope
 # More arguments for pytest, as in: make test-main ARGS='-k consul -x'
 ARGS ?=
 
 BIN := .venv/bin
 STAMP := .venv/.installed
 PY_CONSUL := .cache/venvs/py-consul
+UVLOOP := .cache/venvs/uvloop
 LOGS := .cache/logs
 CODE = $(wildcard registry_drain tests benchmarks examples)
 # pytest's output is shown and kept: `make test` repeats the closing lines of each run at its end.
 LOGGED = | tee $(LOGS)/$@.log
 
-.PHONY: help venv servers demo test test-main test-slow test-py-consul test-pythons test-wheel compose-test \
+.PHONY: help venv servers demo test test-main test-slow test-uvloop test-py-consul test-pythons test-wheel compose-test \
 	cluster-faults recap lint format bench clean
 
 help: ## show this
@@ -49,11 +50,11 @@ servers: ## get a real Consul and a real ZooKeeper, where none is installed
 demo: $(STAMP) ## a rolling restart under load, stopped naively and drained
 	@$(BIN)/registry-drain demo $(ARGS)
 
-test: ## everything: real servers, py-consul, every Python found, the wheel
+test: ## everything: real servers, uvloop, py-consul, every Python found, the wheel
 	@rm -rf $(LOGS)
 	@# Each part runs even if an earlier one failed; the last line decides.
 	@failed=; \
-	for part in test-wheel test-main test-slow test-py-consul test-pythons; do \
+	for part in test-wheel test-main test-slow test-uvloop test-py-consul test-pythons; do \
 		$(MAKE) $$part || failed="$$failed $$part"; \
 	done; \
 	echo; .ci/recap; \
@@ -66,6 +67,24 @@ test-main: $(STAMP) servers ## the suite on the main Python
 test-slow: $(STAMP) servers ## and what puts processes under load, one test at a time
 	@mkdir -p $(LOGS)
 	@$(BIN)/python -m pytest -m 'slow and not compose' $(ARGS) $(LOGGED)
+
+# uvicorn, gunicorn and granian take uvloop and httptools as soon as they find them, and the main suite is to see asyncio
+# and h11: hence an environment of its own.
+$(UVLOOP)/.installed: pyproject.toml $(STAMP)
+	@echo 'setting up an environment with uvloop and httptools ...'
+	@rm -rf $(UVLOOP)
+	@$(BIN)/python -m venv $(UVLOOP)
+	@$(UVLOOP)/bin/python -m pip install -q --upgrade 'pip>=25.1'
+	@$(UVLOOP)/bin/python -m pip install -q -e '.[servers]' --group test --group uvloop
+	@touch $@
+
+ASYNC_SERVERS := aiohttp or asgi or async or granian or gunicorn or hosted or httptools or hypercorn or uvicorn or uvloop
+test-uvloop: $(UVLOOP)/.installed ## whatever runs in an event loop, with uvloop and httptools
+	@mkdir -p $(LOGS)
+	@$(UVLOOP)/bin/python -m pytest tests/servers tests/hosted tests/examples tests/handover tests/test_async_service.py \
+		-k '$(ASYNC_SERVERS)' -m 'not consul and not zookeeper and not slow' $(PARALLEL) $(ARGS) $(LOGGED)
+	@$(UVLOOP)/bin/python -m pytest tests/hosted -k '$(ASYNC_SERVERS)' -m 'slow and not consul and not zookeeper' \
+		$(ARGS) | tee $(LOGS)/$@-slow.log
 
 # py-consul installs the same import name as python-consul, hence an environment of its own.
 $(PY_CONSUL)/.installed: pyproject.toml $(STAMP)

@@ -25,7 +25,7 @@ _HOSTED = "examples.asgi_service.hosted:service"
         ("examples.asgi_service.serve_uvicorn", 0),
         ("examples.asgi_service.serve_hypercorn", 0),
         (f"uvicorn {_HOSTED} --port PORT", -signal.SIGTERM),
-        (f"granian --interface asgi --port PORT {_HOSTED}", 0),
+        (f"granian --interface asgi --loop asyncio --port PORT {_HOSTED}", 0),
         (f"hypercorn --workers 0 --bind 127.0.0.1:PORT {_HOSTED}", 0),
     ],
 )

@@ -17,6 +17,7 @@ from tests.support.processes import REPOSITORY, ManagedProcess, eventually, free
 
 _APP = "tests.hosted.service_app:new_app"
 PATIENCE = 60.0
+_GRANIAN = ("granian", "--interface", "asgi", "--loop", "asyncio", "--factory")
 _PATIENT = ["--timeout-worker-healthcheck", "60"]
 """On a machine that is busy enough uvicorn takes a worker for hung after 5 s, and gives up a restart."""
 
@@ -33,10 +34,8 @@ class HostedService:
         command = {
             "uvicorn": ["uvicorn", "--factory", _APP, "--port", str(self.port)],
             "uvicorn-workers": ["uvicorn", "--factory", _APP, "--port", str(self.port), "--workers", "2", *_PATIENT],
-            "granian": ["granian", "--interface", "asgi", "--factory", _APP, "--port", str(self.port)],
-            "granian-workers": [
-                *("granian", "--interface", "asgi", "--factory", _APP, "--port", str(self.port), "--workers", "2")
-            ],
+            "granian": [*_GRANIAN, _APP, "--port", str(self.port)],
+            "granian-workers": [*_GRANIAN, _APP, "--port", str(self.port), "--workers", "2"],
             "hypercorn-in-process": ["hypercorn", "--workers", "0", "--bind", f"127.0.0.1:{self.port}", f"{_APP}()"],
             "hypercorn-worker": ["hypercorn", "--bind", f"127.0.0.1:{self.port}", f"{_APP}()"],
         }[kind]

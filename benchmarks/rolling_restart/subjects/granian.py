@@ -12,7 +12,9 @@ def main() -> None:
     """Serve until SIGTERM."""
     given = subject.options()
     where = ["--host", subject.HOST, "--port", str(given.port), "--workers", "2", "--log-level", "warning"]
-    asgi_subject.become(["granian", "--interface", "asgi", "--factory", *where, asgi_subject.factory(given)], given)
+    asgi_subject.become(
+        ["granian", "--interface", "asgi", "--loop", "asyncio", "--factory", *where, asgi_subject.factory(given)], given
+    )
 
 
 if __name__ == "__main__":
