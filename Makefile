@@ -75,7 +75,7 @@ $(UVLOOP)/.installed: pyproject.toml $(STAMP)
 	@rm -rf $(UVLOOP)
 	@$(BIN)/python -m venv $(UVLOOP)
 	@$(UVLOOP)/bin/python -m pip install -q --upgrade 'pip>=25.1'
-	@$(UVLOOP)/bin/python -m pip install -q -e '.[servers]' --group test --group uvloop
+	@$(UVLOOP)/bin/python -m pip install -q -e '.[all]' --group test --group uvloop
 	@touch $@
 
 ASYNC_SERVERS := aiohttp or asgi or async or granian or gunicorn or hosted or httptools or hypercorn or uvicorn or uvloop
