@@ -11,8 +11,11 @@ import threading
 
 import pytest
 
+from registry_drain.clock import Deadline
 from registry_drain.errors import LiveOwnerError, RegistryDrainError, RegistryUnavailableError
 from registry_drain.registries.base import RemovalOutcome
+from registry_drain.registries.consul.catalog import Listed
+from registry_drain.registries.consul.registration import ConsulRegistration
 from registry_drain.testing.bench import Call
 from tests.conftest import NewConsulAgent
 from tests.registries.consul_tools import BEATS, FAST, Members, instance, never, soon
@@ -129,6 +132,34 @@ def test_a_predecessor_that_lives_gives_way(consul_agent: ConsulAgent, unique: s
         never(lambda: set(consul_agent.instances(unique)) != {new.consul_id}, BEATS)
         assert old.on_shutdown(soon()).outcome is RemovalOutcome.SUCCESSOR
         assert set(consul_agent.instances(unique, passing=True)) == {new.consul_id}
+
+
+@pytest.mark.parametrize("is_taken_over", [True, False])
+def test_a_successor_that_came_before_the_first_look_is_left_alone(
+    consul_agent: ConsulAgent, unique: str, monkeypatch: pytest.MonkeyPatch, is_taken_over: bool
+) -> None:
+    """The old process is slow to read that it is listed; whether the new one has removed it by then or is about to."""
+    with Members() as members:
+        old = members.new(consul_agent.url + FAST, instance(unique))
+        read = old._registering._sight.read
+        new: list[ConsulRegistration] = []
+
+        def read_late(deadline: Deadline) -> list[Listed]:
+            if not new:
+                new.append(members.new(consul_agent.url + FAST, instance(unique, 9091)))
+                if not is_taken_over:
+                    monkeypatch.setattr(new[0]._registering, "take_over", lambda *_: None)
+                new[0].register(deadline)
+                assert len(consul_agent.instances(unique)) == (1 if is_taken_over else 2)
+            return read(deadline)
+
+        monkeypatch.setattr(old._registering._sight, "read", read_late)
+        old.register(soon())
+        assert new[0].consul_id in consul_agent.instances(unique)
+        if is_taken_over:
+            eventually(lambda: not old.is_registered, timeout=10, because="its next heartbeat gives way")
+        assert old.on_shutdown(soon()).outcome is RemovalOutcome.SUCCESSOR
+        assert set(consul_agent.instances(unique, passing=True)) == {new[0].consul_id}
 
 
 def test_a_predecessor_returns_when_its_successor_has_left(consul_agent: ConsulAgent, unique: str) -> None:

@@ -77,7 +77,7 @@ class OwnEntry:
     Attributes:
         instance: what is registered.
         lifetimes: of its check.
-        registered_at: UNIX seconds.
+        registered_at: UNIX seconds: when somebody asked for the registration; that it was renewed does not count.
         incarnation: tells it from every other registration of the same instance id.
         lineage: the incarnation whose entry this one has taken over from its predecessor, which names entry and check;
             empty if it has an entry of its own.
@@ -146,17 +146,21 @@ class OwnEntry:
             if consul_id == self.consul_id:
                 is_there = True
             elif same and meta.get(INCARNATION_KEY) != self.incarnation:
-                if self._is_elder(meta):
+                if self.is_elder(meta):
                     elders.append(str(consul_id))
                 else:
                     successor = str(consul_id)
         return OnAgent(is_there, successor, tuple(elders))
 
-    def _is_elder(self, meta: Mapping[str, object]) -> bool:
+    def is_elder(self, meta: Mapping[str, object]) -> bool:
         """Whether it is a registration of ours that was made before this one. Whoever says nothing of that is not."""
-        made_at = _seconds(str(meta.get(REGISTERED_AT_KEY, "")))
-        ours = round(self.registered_at, 3), self.incarnation
-        return made_at is not None and (made_at, str(meta.get(INCARNATION_KEY, ""))) < ours
+        made = _made(meta)
+        return made is not None and made < (round(self.registered_at, 3), self.incarnation)
+
+    def is_younger(self, meta: Mapping[str, object]) -> bool:
+        """Whether it is one that was made after this one. Whoever says nothing of that is not."""
+        made = _made(meta)
+        return made is not None and made > (round(self.registered_at, 3), self.incarnation)
 
     def find(self, listed: list[Listed]) -> Listed | None:
         """Return this incarnation, if it is listed."""
@@ -170,6 +174,11 @@ class OwnEntry:
     def _same_id(self, consul_id: str, meta: str) -> str:
         # The bare instance id is what other programs use as the id of the Consul service.
         return f'{consul_id} == "{self.instance.id}" or {meta}["{ID_KEY}"] == "{self.instance.id}"'
+
+
+def _made(meta: Mapping[str, object]) -> tuple[float, str] | None:
+    made_at = _seconds(str(meta.get(REGISTERED_AT_KEY, "")))
+    return None if made_at is None else (made_at, str(meta.get(INCARNATION_KEY, "")))
 
 
 def _seconds(text: str) -> float | None:

@@ -30,6 +30,8 @@ class Registering:
         fence = self._standing.fence
         try:
             with fence.writing():
+                if takes_over:
+                    self._standing.be_youngest()
                 self._standing.note_sending()
                 self.put(deadline)
             self.await_listed(deadline, takes_over=takes_over)
@@ -52,7 +54,10 @@ class Registering:
         self._taken.note_registration(token, sent_at)
 
     def await_listed(self, deadline: Deadline, *, takes_over: bool = True) -> None:
-        """Wait until a consistent read lists us, and until it lists no predecessor on our agent any more."""
+        """Wait until a consistent read lists us, and until it lists no predecessor on our agent any more.
+
+        A successor may be listed by then. It takes over from us, and not we from it; our next heartbeat gives way.
+        """
         standing = self._standing
         membership, stop = standing.membership, standing.fence.raised
         look = _FIRST_LOOK
@@ -60,6 +65,10 @@ class Registering:
         while not stop.is_set():
             listed = self._sight.read(deadline)
             mine = standing.own.find(listed)
+            successors = [each for each in listed if each.is_live and standing.own.is_younger(each.meta)]
+            if any(mine is None or each.node == mine.node for each in successors):
+                log.warning("%s: a successor has registered already: %s", membership.instance, successors[0].locator)
+                return
             if mine is not None:
                 old = {each.consul_id for each in listed if each.node == mine.node and each is not mine} - taken_over
                 if not old or not takes_over:

@@ -50,6 +50,11 @@ class Standing:
         """Whether a registration was ever sent."""
         return self._may_be_listed
 
+    def be_youngest(self) -> None:
+        """It is about to be registered for the first time, or anew: whoever has the id came before."""
+        with self._lock:
+            self._own = replace(self._own, registered_at=self.clock.unix_time())
+
     def note_sending(self) -> None:
         """A registration is about to be sent."""
         self._may_be_listed = True
