@@ -12,6 +12,7 @@ import pytest
 
 from registry_drain.errors import PermissionRefusedError
 from registry_drain.registries.base import RemovalOutcome
+from registry_drain.registries.consul import watch as consul_watch
 from tests.conftest import NewConsulAgent
 from tests.registries.consul_tools import FAST, Members, instance, never, soon
 from tests.support.consul_process import ConsulAgent
@@ -268,6 +269,26 @@ def test_an_empty_list_of_a_weak_token_is_refused(acl_agent: ConsulAgent, unique
             registry.watch(unique, soon())
         with pytest.raises(PermissionRefusedError):
             registry.remove(members.registry(acl_agent.url, acl_agent.token).entries(unique, soon())[0], soon())
+
+
+@pytest.mark.parametrize("left", [BLIND, 'key "unrelated" {{ policy = "read" }}'])
+def test_a_watch_whose_token_went_blind_keeps_its_list(
+    acl_agent: ConsulAgent, unique: str, left: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Consul says that the service has no instances any more; callers go on calling those that they know."""
+    monkeypatch.setattr(consul_watch, "WAIT", 0.5)
+    token, weaker = (acl_agent.create_token(rules.format(name=unique)) for rules in (DOCUMENTED, left))
+    itself, other = (acl_agent.request("GET", "/v1/acl/token/self", token=each).json() for each in (token, weaker))
+    with Members() as members:
+        registration = members.registered(acl_agent.url, instance(unique), acl_agent.token)
+        following = members.registry(acl_agent.url, token).watch(unique, soon())
+        assert len(following.instances) == 1
+        acl_agent.put(f"/v1/acl/token/{itself['AccessorID']}", {**itself, "Policies": other["Policies"]})
+        eventually(lambda: "the list stays as it was" in caplog.text, timeout=40, because="it is logged")
+        never(lambda: len(following.instances) != 1, 1.0)
+        acl_agent.put(f"/v1/acl/token/{itself['AccessorID']}", itself)
+        assert registration.on_shutdown(soon()).is_gone
+        eventually(lambda: not following.instances, timeout=40, because="the right is back, and the list is the truth")
 
 
 def test_a_reader_may_list_and_not_remove(acl_agent: ConsulAgent, unique: str) -> None:

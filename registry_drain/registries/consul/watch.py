@@ -8,7 +8,8 @@ Rules, from developer.hashicorp.com/consul/api-docs/features/blocking:
 
 - an index that goes backwards (a restored or restarted cluster) is started over from 0;
 - an index below 1 would not block: pause instead of asking in a tight loop;
-- after an error the index is forgotten: the agent may have restarted, and a stale index would sleep through changes.
+- after an error the index is forgotten: the agent may have restarted, and a stale index would sleep through changes;
+- an empty list is believed only if the token may see the service: see :mod:`registry_drain.registries.consul.catalog`.
 
 ``close`` cuts the connection, so that nobody waits for a query to end.
 """
@@ -124,8 +125,8 @@ class ConsulWatch:
         arguments = {"index": str(index), "wait": f"{WAIT:g}s"} if index else {}
         answered, raw = self._client.native(deadline).health.service(self._service, passing=True, **arguments)
         listed = [parse_listed(self._service, each) for each in raw or ()]
-        if not listed and self._instances is None:
-            # Only at the start: later an empty list is what a token that has seen the service is told.
+        if not listed and self._instances != ():
+            # Whoever takes the right to read from a token must not take all instances from its callers.
             require_sight(self._client, self._service, deadline)
         # Two incarnations of one instance may be listed for the moment of a take-over: callers see one.
         found = {(each.id, each.endpoint): each for each in (one.instance() for one in listed) if each is not None}
