@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 
 import pytest
 
@@ -160,6 +161,20 @@ def test_a_successor_that_came_before_the_first_look_is_left_alone(
             eventually(lambda: not old.is_registered, timeout=10, because="its next heartbeat gives way")
         assert old.on_shutdown(soon()).outcome is RemovalOutcome.SUCCESSOR
         assert set(consul_agent.instances(unique, passing=True)) == {new[0].consul_id}
+
+
+def test_a_predecessor_from_the_future_is_replaced(consul_agent: ConsulAgent, unique: str) -> None:
+    """Its process was killed a moment ago, and the clock was set back since."""
+    meta = {
+        "registry-drain-id": "one",
+        "registry-drain-incarnation": "another",
+        "registry-drain-registered-at": f"{time.time() + 60:.3f}",
+    }
+    entry = {"ID": "one~another", "Name": unique, "Port": 1, "Meta": meta}
+    consul_agent.put("/v1/agent/service/register", {**entry, "Check": {"TTL": "30s", "Status": "passing"}})
+    with Members() as members:
+        new = members.registered(consul_agent.url, instance(unique))
+        assert set(consul_agent.instances(unique)) == {new.consul_id}
 
 
 def test_a_predecessor_returns_when_its_successor_has_left(consul_agent: ConsulAgent, unique: str) -> None:

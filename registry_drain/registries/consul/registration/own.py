@@ -157,10 +157,13 @@ class OwnEntry:
         made = _made(meta)
         return made is not None and made < (round(self.registered_at, 3), self.incarnation)
 
-    def is_younger(self, meta: Mapping[str, object]) -> bool:
-        """Whether it is one that was made after this one. Whoever says nothing of that is not."""
+    def is_younger(self, meta: Mapping[str, object], now: float) -> bool:
+        """Whether it is one that was made after this one, and by ``now``: a later one only tells of a clock set back.
+
+        Whoever says nothing of that is not.
+        """
         made = _made(meta)
-        return made is not None and made > (round(self.registered_at, 3), self.incarnation)
+        return made is not None and (round(self.registered_at, 3), self.incarnation) < made < (now + 0.001, "")
 
     def find(self, listed: list[Listed]) -> Listed | None:
         """Return this incarnation, if it is listed."""

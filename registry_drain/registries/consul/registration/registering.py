@@ -65,7 +65,8 @@ class Registering:
         while not stop.is_set():
             listed = self._sight.read(deadline)
             mine = standing.own.find(listed)
-            successors = [each for each in listed if each.is_live and standing.own.is_younger(each.meta)]
+            now = standing.clock.unix_time()
+            successors = [each for each in listed if each.is_live and standing.own.is_younger(each.meta, now)]
             if any(mine is None or each.node == mine.node for each in successors):
                 log.warning("%s: a successor has registered already: %s", membership.instance, successors[0].locator)
                 return
