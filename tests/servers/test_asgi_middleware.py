@@ -11,7 +11,7 @@ import pytest
 
 from registry_drain.clock import Deadline
 from registry_drain.phases import Phase
-from registry_drain.servers.current_request import is_draining, time_left
+from registry_drain.servers.current_request import is_draining, name_request, time_left
 from registry_drain.servers.http import ASGIMiddleware
 from registry_drain.servers.http.asgi_types import Message, Receive, Scope, Send
 from registry_drain.servers.in_flight import InFlight
@@ -129,6 +129,22 @@ async def test_a_request_is_in_flight_until_the_application_returns() -> None:
     gate.set()
     await connection.end()
     assert (middleware.in_flight.count, middleware.in_flight.total) == (0, 1)
+
+
+@in_loop
+async def test_an_application_that_another_one_calls_gives_its_request_back() -> None:
+    """In the context of the caller's handler, whose own request is the current one before and afterwards."""
+    named: list[list[str]] = []
+    inner = ASGIMiddleware(hello)
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await inner({**scope, "path": "/inner"}, receive, send)
+        name_request("outer")
+        named.append(names(outer))
+
+    outer = ASGIMiddleware(app)
+    await Connection(outer).end()
+    assert named == [["outer from 10.0.0.9:5000"]]
 
 
 @in_loop

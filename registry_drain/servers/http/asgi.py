@@ -122,7 +122,7 @@ class ASGIMiddleware:
         exchange = Exchange(scope, receive, send, exchanges)
         if self._health_check_paths and scope["path"] in self._health_check_paths:
             exchanges.take_back(exchange)
-        serving.set(exchange)  # for good: servers run each request in a context of its own
+        token = serving.set(exchange)
         if self._loop is not None:
             exchange.task = current_task()
             receive = exchange.receive
@@ -133,8 +133,8 @@ class ASGIMiddleware:
                 raise
             await exchange.cut()
         finally:
-            exchange.task = None  # whose context refers to the exchange: a cycle
             del exchanges.active[exchange]
+            serving.reset(token)  # an application may be called by another one's handler, in its context
 
     async def _serve_other(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "websocket":
