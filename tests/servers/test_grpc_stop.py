@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -269,6 +269,39 @@ def test_a_stream_that_waits_is_cancelled_when_it_must_end() -> None:
             next(stream)
         hold.set()
         assert draining.result(PATIENCE, "drain")
+
+
+@pytest.mark.parametrize("must_end", [False, True])
+def test_a_stream_that_is_pushed_is_in_flight_until_its_end(must_end: bool) -> None:
+    """Its handler has returned long ago: ``experimental_non_blocking``, as grpc's own health service has it."""
+    pushing: list[Callable[[bytes | None], None]] = []
+
+    def feed(_request: bytes, _context: Any, send: Callable[[bytes | None], None]) -> None:
+        pushing.append(send)
+
+    feed.experimental_non_blocking = True  # type: ignore[attr-defined]
+    server = new_server(echo, end_streams_after=0.2 if must_end else None)
+    handlers = {"Feed": grpc.unary_stream_rpc_method_handler(feed)}
+    server.grpc_server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler("push.Push", handlers)])
+    with started(server) as address, channel_to(address) as channel:
+        stream = channel.unary_stream("/push.Push/Feed")(b"")
+        eventually(lambda: pushing)
+        pushing[0](b"one")
+        assert next(stream) == b"one"
+        assert [request.name for request in server.in_flight.snapshot()] == ["/push.Push/Feed"]
+        server.close_listener(soon())
+        draining = Call(lambda: server.drain(soon()))
+        if must_end:
+            with pytest.raises(grpc.RpcError):
+                next(stream)
+        else:
+            draining.join(0.3)
+            assert draining.is_alive(), "it waits for the stream"
+            pushing[0](b"two")
+            pushing[0](None)
+            assert list(stream) == [b"two"]
+        assert draining.result(PATIENCE, "drain")
+        assert not server.in_flight.count
 
 
 def test_a_unix_socket(tmp_path: Path) -> None:

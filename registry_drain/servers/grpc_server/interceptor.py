@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from typing import Any
 
 import grpc
@@ -61,7 +62,19 @@ class DrainInterceptor(Interception, grpc.ServerInterceptor):  # type: ignore[mi
             finally:
                 calls.end(call)
 
+        def push(request: Any, context: Any, send: Callable[[Any], None]) -> None:
+            # It returns at once, and answers later from any thread.
+            over = ExitStack()
+            over.callback(calls.end, calls.begin(name, context))
+            if calls.end_streams_after is not None:
+                over.enter_context(calls.endable(context.cancel))
+            if not context.add_callback(over.close):
+                over.close()
+            behavior(request, context, send)
+
         counted: Any = stream if handler.response_streaming else answer
+        if handler.response_streaming and getattr(behavior, "experimental_non_blocking", False):
+            counted = push
         return rebuilt(handler, _like(behavior, counted))
 
     def _watching(self, handler: Handler) -> Handler:
