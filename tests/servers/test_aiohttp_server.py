@@ -24,7 +24,7 @@ from registry_drain.hosted.aiohttp import run_app
 from registry_drain.phases import Phase
 from registry_drain.servers.aiohttp_server import AiohttpServer
 from registry_drain.servers.base import DrainableServer
-from registry_drain.servers.current_request import is_draining
+from registry_drain.servers.current_request import is_draining, name_request
 from registry_drain.testing.bench import Call
 from registry_drain.testing.server_contract import ContractClient, ServerContract
 from tests.servers.http_echo import HttpClient
@@ -144,6 +144,36 @@ def test_clients_are_told_to_close_once_delisted(run: Any) -> None:
     assert (headers["connection"], body) == ("close", b"streamed")
     eventually(lambda: running.adapter.in_flight.count == 0)
     assert running.adapter.in_flight.total == 6
+
+
+def test_a_request_that_a_middleware_has_cloned_is_still_that_request(run: Any) -> None:
+    """The answer is prepared for the clone; and whatever is noted on either, aiohttp allows in development mode."""
+    unknown: list[set[str]] = []
+
+    @web.middleware
+    async def cloning(request: web.Request, handler: Any) -> web.StreamResponse:
+        clone = request.clone(method=request.method)
+        clone._match_info = request._match_info
+        response: web.StreamResponse = await handler(clone)
+        unknown.append((set(vars(request)) | set(vars(clone))) - set(request.ATTRS))
+        return response
+
+    async def stream(request: web.Request) -> web.StreamResponse:
+        name_request("cloned")
+        unknown.append(set(running.names()) - {"cloned"})
+        response = web.StreamResponse()
+        await response.prepare(request)
+        await response.write(b"streamed")
+        return response
+
+    app = web.Application(middlewares=[cloning])
+    app.router.add_get("/stream", stream)
+    running = run(app)
+    running.enter(Phase.PROPAGATING)
+    _, headers, body = running.client().request("GET", "/stream")
+    assert (headers["connection"], body) == ("close", b"streamed")
+    assert unknown == [set(), set()]
+    assert running.adapter.in_flight.total == 1
 
 
 def test_health_checks_and_readiness(run: Any) -> None:
