@@ -163,6 +163,33 @@ def test_a_successor_that_came_before_the_first_look_is_left_alone(
         assert set(consul_agent.instances(unique, passing=True)) == {new[0].consul_id}
 
 
+def test_an_entry_that_is_taken_back_is_waited_for(
+    consul_agent: ConsulAgent, unique: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The servers still list the process that it was offered to: nobody who takes over, for it is the same entry."""
+    with Members() as members:
+        old = members.registered(consul_agent.url, instance(unique))
+        old.offer(soon())
+        meta = {
+            "registry-drain-id": "one",
+            "registry-drain-incarnation": "another",
+            "registry-drain-registered-at": f"{time.time():.3f}",
+        }
+        entry = {"ID": old.consul_id, "Name": unique, "Port": 1, "Meta": meta}
+        consul_agent.put("/v1/agent/service/register", {**entry, "Check": {"TTL": "30s", "Status": "passing"}})
+        read = old._registering._sight.read
+        looks: list[list[Listed]] = []
+
+        def read_late(deadline: Deadline) -> list[Listed]:
+            looks.append(read(deadline))
+            return looks[0] if len(looks) < 3 else looks[-1]
+
+        monkeypatch.setattr(old._registering._sight, "read", read_late)
+        old.take_back(soon())
+        assert len(looks) == 3
+        assert {each.incarnation for each in looks[-1]} == {old._standing.own.incarnation}
+
+
 def test_a_predecessor_from_the_future_is_replaced(consul_agent: ConsulAgent, unique: str) -> None:
     """Its process was killed a moment ago, and the clock was set back since."""
     meta = {

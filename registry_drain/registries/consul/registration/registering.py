@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from registry_drain.clock import Deadline
 from registry_drain.errors import LiveOwnerError, PermissionRefusedError, RegistryDrainError, RegistryTimeoutError
+from registry_drain.registries.consul.catalog import Listed
 from registry_drain.registries.consul.registration.last_taken import LastTaken
 from registry_drain.registries.consul.registration.sight import Sight
 from registry_drain.registries.consul.registration.standing import Standing, log
@@ -65,10 +66,8 @@ class Registering:
         while not stop.is_set():
             listed = self._sight.read(deadline)
             mine = standing.own.find(listed)
-            now = standing.clock.unix_time()
-            successors = [each for each in listed if each.is_live and standing.own.is_younger(each.meta, now)]
-            if any(mine is None or each.node == mine.node for each in successors):
-                log.warning("%s: a successor has registered already: %s", membership.instance, successors[0].locator)
+            if self._successors(listed, mine):
+                log.warning("%s: a successor has registered already: it takes over", membership.instance)
                 return
             if mine is not None:
                 old = {each.consul_id for each in listed if each.node == mine.node and each is not mine} - taken_over
@@ -89,6 +88,12 @@ class Registering:
             standing.clock.wait(stop, min(look, deadline.remaining()))
             look = min(look * 2, _LONGEST_LOOK)
         raise membership.fenced()
+
+    def _successors(self, listed: list[Listed], mine: Listed | None) -> list[Listed]:
+        """Return who came later and lives, on our agent as far as that is known; in an entry of its own."""
+        own, now = self._standing.own, self._standing.clock.unix_time()
+        others = [each for each in listed if each.consul_id != own.consul_id and (not mine or each.node == mine.node)]
+        return [each for each in others if each.is_live and own.is_younger(each.meta, now)]
 
     def take_over(self, consul_id: str, deadline: Deadline) -> None:
         """Remove a predecessor from our agent. A failure is only logged: we are listed, which is what counts.
