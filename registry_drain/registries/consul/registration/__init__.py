@@ -11,7 +11,8 @@ Meta, and everything in this package shows that one.
 
 **Taking over.** A new incarnation therefore removes its predecessors on the same agent by itself, right after it is
 listed: those with its instance id and another incarnation, dead or alive; but none that lives and was registered after
-it, before it could look. A predecessor that still lives notices with its next heartbeat, and gives way. If an agent has lost both, each registers again, and the younger removes the elder.
+it, before it could look. A predecessor that still lives notices with its next heartbeat, and gives way. If an agent has
+lost both, each registers again, and the younger removes the elder.
 
 **Heartbeats.** A daemon thread passes the TTL check. When the agent does not know the check any more, and no successor
 stands there, it either lost us, and the thread registers again, or an operator removed us, and we stay out until we are
