@@ -272,13 +272,14 @@ def test_a_crashed_keeper_does_not_bring_it_back(registry: Registry, new_worker:
     """Nor does the second generation after it."""
     first = new_worker(1)
     eventually(lambda: keeping(first), because="the first one keeps it")
-    second = new_worker(2)
+    crashed, successor = first, new_worker(2)
     take_out(registry, first)
-    for crashed, successor in ((first, second), (second, new_worker(3))):
+    for pid in (3, 4):
         stop_thread(crashed)
         crashed.crash()
-        eventually(partial(keeping, successor), because="the next one keeps it")
+        eventually(partial(keeping, successor), because="the only other one keeps it")
         assert not is_listed(registry)
+        crashed, successor = successor, new_worker(pid)
 
 
 def test_it_stays_out_when_all_workers_are_replaced_by_one_supervisor(
