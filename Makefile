@@ -7,13 +7,14 @@ SHELL := bash
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 # Real servers, real time and two cores: suites side by side would only disturb each other. Inside one, most tests wait
-# for something, so three at a time take less than half as long; each class stays together, for its servers.
+# for something, so two at a time take half as long (and three a third; that is how to look for tests that are flaky). Each
+# class stays together, for its servers.
 .NOTPARALLEL:
 MAKEFLAGS += --no-print-directory
 
 # The Python of .venv: the newest supported one that works, unless told otherwise.
 PYTHON ?= $(shell .ci/pythons | head -n 1)
-PARALLEL := -n 3 --dist loadscope
+PARALLEL := -n 2 --dist loadscope
 # More arguments for pytest, as in: make test-main ARGS='-k consul -x'
 ARGS ?=
 
