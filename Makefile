@@ -7,7 +7,7 @@ SHELL := bash
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 # Real servers, real time and two cores: suites side by side would only disturb each other. Inside one, most tests wait
-# for something, so two at a time take half as long (and three a third; that is how to look for tests that are flaky). Each
+# for something, so two at a time take half as long (and three two thirds of that, which is how to look for flaky tests). Each
 # class stays together, for its servers.
 .NOTPARALLEL:
 MAKEFLAGS += --no-print-directory
