@@ -57,7 +57,7 @@ class Registering:
     def await_listed(self, deadline: Deadline, *, takes_over: bool = True) -> None:
         """Wait until a consistent read lists us, and until it lists no predecessor on our agent any more.
 
-        A successor may be listed by then. It takes over from us, and not we from it; our next heartbeat gives way.
+        A successor that is listed by then stays, and ours goes; the next heartbeat finds the same, and gives way for good.
         """
         standing = self._standing
         membership, stop = standing.membership, standing.fence.raised
@@ -66,8 +66,8 @@ class Registering:
         while not stop.is_set():
             listed = self._sight.read(deadline)
             mine = standing.own.find(listed)
-            if self._successors(listed, mine):
-                log.warning("%s: a successor has registered already: it takes over", membership.instance)
+            if self._gives_way(listed, mine, deadline):
+                log.warning("%s: a successor has registered already: this one gives way", membership.instance)
                 return
             if mine is not None:
                 old = {each.consul_id for each in listed if each.node == mine.node and each is not mine} - taken_over
@@ -89,11 +89,21 @@ class Registering:
             look = min(look * 2, _LONGEST_LOOK)
         raise membership.fenced()
 
-    def _successors(self, listed: list[Listed], mine: Listed | None) -> list[Listed]:
-        """Return who came later and lives, on our agent as far as that is known; in an entry of its own."""
-        own, now = self._standing.own, self._standing.clock.unix_time()
-        others = [each for each in listed if each.consul_id != own.consul_id and (not mine or each.node == mine.node)]
-        return [each for each in others if each.is_live and own.is_younger(each.meta, now)]
+    def _gives_way(self, listed: list[Listed], mine: Listed | None, deadline: Deadline) -> bool:
+        """Whether somebody has registered later, lives, and has an entry of its own; ours is gone then."""
+        standing = self._standing
+        own, now = standing.own, standing.clock.unix_time()
+        others = [each for each in listed if each.consul_id != own.consul_id and each.is_live]
+        younger = [each for each in others if own.is_younger(each.meta, now)]
+        if not younger or standing.is_between:
+            return False
+        if mine is None:
+            return not own.on_agent(standing.writer, deadline).has_ours  # else the servers do not list it yet
+        if all(each.node != mine.node for each in younger):
+            return False
+        # It may have looked before the servers listed us, and not look again.
+        self.withdraw(deadline)
+        return True
 
     def take_over(self, consul_id: str, deadline: Deadline) -> None:
         """Remove a predecessor from our agent. A failure is only logged: we are listed, which is what counts.
