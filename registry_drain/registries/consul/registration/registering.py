@@ -57,7 +57,7 @@ class Registering:
     def await_listed(self, deadline: Deadline, *, takes_over: bool = True) -> None:
         """Wait until a consistent read lists us, and until it lists no predecessor on our agent any more.
 
-        A successor that is listed by then stays, and ours goes; the next heartbeat finds the same, and gives way for good.
+        A successor that is listed by then stays, and ours goes; the next heartbeat finds the same, and gives way.
         """
         standing = self._standing
         membership, stop = standing.membership, standing.fence.raised
