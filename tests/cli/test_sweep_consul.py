@@ -69,14 +69,15 @@ def test_critical_for_is_proven_by_the_checks_index(
         return [ghost["instance"]["id"] for ghost in document["ghosts"]]
 
     assert found("2s") == []
-    assert found("2s", "--observe") == ["ghost"]
+    # Looks that a busy machine makes too far apart prove nothing; then it is observed again.
+    eventually(lambda: found("2s", "--observe") == ["ghost"], because="it was critical all the while")
     # The agent tells the catalog by itself, a moment later.
     consul_agent.put("/v1/agent/check/pass/check-ghost")
     eventually(lambda: consul_agent.instances(unique, passing=True), because="the catalog knows that it passes")
     consul_agent.put("/v1/agent/check/fail/check-ghost")
     eventually(lambda: not consul_agent.instances(unique, passing=True), because="the catalog knows that it fails")
     assert found("2s") == []
-    assert found("1s", "--observe", "--yes") == ["ghost"]
+    eventually(lambda: found("1s", "--observe", "--yes") == ["ghost"], because="and is again")
     assert consul_agent.instances(unique) == {}
 
 
