@@ -87,7 +87,7 @@ class LiveRequest:
 
     Made for each request: a subclass sets as little as it can, and leaves to the class what is set later, and hardly
     ever: CPython stores and loads ten times as fast what the class has no default for. No slots: CPython 3.13 makes an
-    object without them in two thirds of the time.
+    object without them in two thirds of the time. (``Python/specialize.c``: neither case has a fast instruction.)
 
     Attributes:
         tracker: counts it.

@@ -9,7 +9,8 @@ class of ours: aiohttp asks each before its answer's head is written, as it send
 the 2.6 µs that the first receiver of that signal costs.
 
 Used without being public API of aiohttp: those two methods and the ``_cls`` of ``web.Application``'s request factory,
-``web.Server``'s ``_kwargs`` (what it makes connections with), and the queue of pipelined requests.
+``web.Server``'s ``_kwargs`` (what it makes connections with), a request's ``_protocol``, and the queue of pipelined
+requests.
 
 Rules:
 

@@ -146,13 +146,13 @@ class OwnEntry:
             if consul_id == self.consul_id:
                 is_there = True
             elif same and meta.get(INCARNATION_KEY) != self.incarnation:
-                if self.is_elder(meta):
+                if self._is_elder(meta):
                     elders.append(str(consul_id))
                 else:
                     successor = str(consul_id)
         return OnAgent(is_there, successor, tuple(elders))
 
-    def is_elder(self, meta: Mapping[str, object]) -> bool:
+    def _is_elder(self, meta: Mapping[str, object]) -> bool:
         """Whether it is a registration of ours that was made before this one. Whoever says nothing of that is not."""
         made = _made(meta)
         return made is not None and made < (round(self.registered_at, 3), self.incarnation)
