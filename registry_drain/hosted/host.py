@@ -100,9 +100,9 @@ class Host:
         self._queue.put(number)
 
     @property
-    def has_stop_signal(self) -> bool:
-        """Whether a stop signal has come."""
-        return bool(self._received)
+    def stop_signal(self) -> str:
+        """The name of the first stop signal that has come; empty if none has."""
+        return signal.Signals(self._received[0][0]).name if self._received else ""
 
     def _relay(self, target: SignalTarget) -> None:
         count = 0

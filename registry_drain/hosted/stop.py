@@ -127,7 +127,7 @@ class HostedStop:
             workers,
             registries,
             settings.clock,
-            has_stop_signal=lambda: self._host.has_stop_signal,
+            has_stop_signal=lambda: bool(self._host.stop_signal),
             on_removed=self._routine.tell,
         )
         for registry in registries:
@@ -161,7 +161,7 @@ class HostedStop:
         shutdown = server.shutdown
 
         async def shutdown_drained(*arguments: Any, **options: Any) -> None:
-            self._routine.request_stop("limit_max_requests" if not self._host.has_stop_signal else "signal")
+            self._routine.request_stop(self._host.stop_signal or "limit_max_requests")
             counter = 0
             while not self._server.is_drained.is_set():
                 if counter % _DATE_EVERY == 0:

@@ -307,7 +307,9 @@ def test_nothing_is_sent_behind_the_fence(consul_agent: ConsulAgent, unique: str
         registration = members.registered(f"consul://{link.address}{FAST}", instance(unique))
         before = len(link.recorded)
         eventually(lambda: len(link.recorded) > before, because="heartbeats are sent")
+        connections = link.open_connections
         registration.fence(soon())
+        eventually(lambda: link.open_connections < connections, because="what had left before has come to its end")
         fenced = len(link.recorded)
         never(lambda: len(link.recorded) > fenced, BEATS)
 
