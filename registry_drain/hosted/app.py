@@ -142,9 +142,9 @@ class DrainedApp(ASGIMiddleware):
             await send(answer)
             return
         if host.uvicorn_server is not None:
-            from registry_drain.servers.uvicorn_server.running import send_last
+            from registry_drain.servers.uvicorn_server.request import CycleRequest, send_last
 
-            self.use_farewell(send_last)
+            self.use(send_last, CycleRequest)
         self._stop = stop = HostedStop(self._settings, host, self)
         await send(answer)
         await receive()

@@ -1,6 +1,7 @@
 """Applications that echo a request's body, for gunicorn's workers. ``?3.5`` makes them take so many seconds.
 
-``/pid`` is answered by the worker's; ``/rejoin``, by the WSGI one, tells the service to rejoin.
+``/pid`` is answered by the worker's; ``/rejoin``, by the WSGI one, tells the service to rejoin. By the ASGI one
+``/wait`` is answered when the application is told that its client has left, and ``/stream`` begins its answer at once.
 """
 
 from __future__ import annotations
@@ -47,7 +48,15 @@ async def asgi(
         has_more = message.get("more_body", False)
     if scope["path"] == "/pid":
         body = str(os.getpid()).encode()
-    await asyncio.sleep(float(scope["query_string"] or WORK_S))
+    while scope["path"] == "/wait" and (await receive())["type"] != "http.disconnect":
+        pass
     headers = [(b"content-type", b"text/plain"), (b"content-length", str(len(body)).encode())]
-    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    start = {"type": "http.response.start", "status": 200, "headers": headers}
+    if scope["path"] == "/stream":
+        await send(start)
+        await send({"type": "http.response.body", "body": body[:1], "more_body": True})
+        body = body[1:]
+    await asyncio.sleep(float(scope["query_string"] or WORK_S))
+    if scope["path"] != "/stream":
+        await send(start)
     await send({"type": "http.response.body", "body": body})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import select
 import socket
+import threading
 from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
@@ -241,7 +242,7 @@ def test_a_listener_that_was_shut_has_nothing_to_accept(listener: SimpleNamespac
 
 
 def test_the_requests_of_a_loop_are_published_and_taken_away() -> None:
-    """They tell nobody when they end; and who asks whether the stop has begun learns of it from the board at once."""
+    """They tell nobody when they end; and who waits for the stop is woken when it begins."""
 
     class Request(LoopRequest):
         name, peer = "GET /", "10.0.0.9:5000"
@@ -251,10 +252,17 @@ def test_the_requests_of_a_loop_are_published_and_taken_away() -> None:
     in_flight = SharedInFlight(board, slot)
     requests = LoopRequests(in_flight)
     request = Request(requests)
+    woken = threading.Thread(target=board.wait_for_stop, args=(3600,))
+    woken.start()
+    board.wait_for_stop(0.01)
+    assert woken.is_alive(), "nobody has begun a stop"
     board.publish(Phase.PROPAGATING, 1e9)
+    woken.join(10)
+    assert not woken.is_alive()
+    board.wait_for_stop(3600)  # returns at once, for whoever asks later
+    in_flight.publish()
     assert in_flight.stop_state.is_stopping
     assert in_flight.stop_state.is_delisted
-    in_flight.publish()
     assert (slot.total, [each.name for each in board.requests()]) == (1, ["GET /"])
     del requests.active[request]
     in_flight.publish()

@@ -50,6 +50,46 @@ def test_a_worker_that_goes_alone_sends_its_clients_away(kind: str, tmp_path: Pa
             assert client.recv(1) == b""
 
 
+_ASYNC = pytest.mark.parametrize("kind", ["asgi", "uvicorn"])
+_BUDGET = {"grace_period": 6.0, "floor": 1.5, "ceiling": 1.6, "quiet_period": 0.1, "notify": 0.2, "margin": 0.2}
+"""Callers go on coming for 1.5 s after the instance was delisted."""
+
+
+@_ASYNC
+@pytest.mark.parametrize("target", ["/?0.7", "/wait"])
+def test_an_answer_under_way_when_the_instance_is_delisted_is_the_last(kind: str, target: str, tmp_path: Path) -> None:
+    """It says so; and an application that waits for its client to leave is told so in time, and may finish."""
+    gunicorn = Gunicorn(tmp_path, kind, settings={"workers": 1, "keepalive": 30}, budget=_BUDGET)
+    with gunicorn.process:
+        gunicorn.process.wait_output("registered ")
+        with socket.create_connection(gunicorn.address, timeout=20) as client:
+            assert "close" not in _answer(client)
+            _ask(client, target)
+            gunicorn.request()  # behind the first one, in the same event loop
+            gunicorn.process.signal(signal.SIGTERM)
+            assert _read_answer(client) == ["close"]
+            assert client.recv(1) == b""
+        assert ": clean" in gunicorn.wait_stopped()
+
+
+@_ASYNC
+def test_an_answer_that_has_begun_when_the_instance_is_delisted_is_not_the_last(kind: str, tmp_path: Path) -> None:
+    """It cannot say so any more, and a client that is not told would send its next request in vain."""
+    reading = (
+        "def pre_request(worker, request):\n    assert request.headers\n"  # gunicorn decides anew at the end, then
+    )
+    gunicorn = Gunicorn(tmp_path, kind, settings={"workers": 1, "keepalive": 30}, budget=_BUDGET, head=reading)
+    with gunicorn.process:
+        gunicorn.process.wait_output("registered ")
+        with socket.create_connection(gunicorn.address, timeout=20) as client:
+            client.sendall(b"POST /stream?0.7 HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\nab")
+            assert "close" not in _read_answer(client, b"a")
+            gunicorn.process.signal(signal.SIGTERM)
+            assert client.recv(9) == b"b"
+            assert _answer(client) == ["close"]
+        assert ": clean" in gunicorn.wait_stopped()
+
+
 def _told(client: socket.socket, answers: list[list[str]]) -> bool:
     answers.append(_answer(client))
     return "close" in answers[-1]
@@ -57,9 +97,18 @@ def _told(client: socket.socket, answers: list[list[str]]) -> bool:
 
 def _answer(client: socket.socket) -> list[str]:
     """Make a request, and return what the answer says of its connection."""
-    client.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+    _ask(client, "/")
+    return _read_answer(client)
+
+
+def _ask(client: socket.socket, target: str) -> None:
+    client.sendall(f"GET {target} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+
+
+def _read_answer(client: socket.socket, body: bytes = b"") -> list[str]:
+    """Read an answer as far as ``body``, and return what it says of its connection."""
     head = b""
-    while b"\r\n\r\n" not in head:
+    while not head.endswith(b"\r\n\r\n" + body):
         part = client.recv(4096)
         assert part, head
         head += part

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import importlib.util
 import signal
 import socket
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -46,6 +49,57 @@ class TestUvicornH11(ServerContract):
     def connect(self, address: tuple[str, int]) -> Client:
         """Return a persistent HTTP connection."""
         return Client(address)
+
+    def test_an_answer_under_way_when_the_instance_is_delisted_is_the_last(self) -> None:
+        """Unless another request waits behind it: then that one's answer is."""
+        gate = threading.Event()
+
+        async def app(scope: Scope, receive: Receive, send: Send) -> None:
+            if scope["type"] == "lifespan":
+                await serve_lifespan(receive, send)
+                return
+            body = await read_body(receive)
+            while not gate.is_set():  # noqa: ASYNC110 - another thread opens it
+                await asyncio.sleep(0.005)
+            await respond(send, body)
+
+        server = new_server(app, http=self.http, access_log=False)
+        address = server.start()
+        with contextlib.closing(Client(address)) as one, contextlib.closing(Client(address)) as two:
+            for each in (one, two):
+                each.send(b"first")
+            eventually(lambda: server.in_flight.count == 2, because="both have arrived")
+            server.in_flight.stop_state.enter(Phase.PROPAGATING)
+            two.send(b"second")
+            time.sleep(0.05)  # what has been sent has arrived: nothing tells
+            gate.set()
+            assert one.receive() == two.receive() == b"first"
+            assert one.is_closed()
+            assert two.receive() == b"second"
+            assert two.is_closed()
+        server.cut_off()
+
+    def test_a_streamed_answer_is_cut_off_without_a_word(self, caplog: pytest.LogCaptureFixture) -> None:
+        """Whose head has left cannot be answered again, and is not tried to be."""
+
+        async def app(scope: Scope, receive: Receive, send: Send) -> None:
+            if scope["type"] == "lifespan":
+                await serve_lifespan(receive, send)
+                return
+            await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"9")]})
+            await send({"type": "http.response.body", "body": b"half", "more_body": True})
+            await asyncio.sleep(PATIENCE)
+
+        server = new_server(app, http=self.http, access_log=False)
+        with socket.create_connection(server.start(), timeout=PATIENCE) as client:
+            client.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+            answer = b""
+            while not answer.endswith(b"half"):
+                answer += client.recv(4096)
+            assert [request.name for request in server.cut_off()] == ["GET /"]
+            assert client.recv(4096) == b""
+        assert "Unexpected ASGI message" not in caplog.text
+        assert "Expected ASGI message" not in caplog.text
 
 
 @pytest.mark.skipif(importlib.util.find_spec("httptools") is None, reason="httptools is not installed")

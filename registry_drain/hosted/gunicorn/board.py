@@ -15,7 +15,10 @@ from __future__ import annotations
 
 import math
 import mmap
+import os
+import select
 import threading
+import weakref
 from collections import deque
 
 from registry_drain.errors import ServerError
@@ -140,6 +143,10 @@ class Board:
         self.floats = self.bytes.cast("d")
         self.ints[PHASE] = SERVING
         self.floats[_CUT_OFF_AT] = math.nan
+        # What is written into it is read by nobody: from then on every process finds it readable.
+        self._bell, self._rope = os.pipe()
+        for each in (self._bell, self._rope):
+            weakref.finalize(self, os.close, each)
         self._lock = threading.Lock()
         self._free = deque(range(SLOTS))
         self._used: dict[int, WorkerSlot] = {}
@@ -163,9 +170,18 @@ class Board:
         return None if math.isnan(value) else value
 
     def publish(self, phase: Phase, cut_off_at: float | None) -> None:
-        """Note, in the master, where its stop is."""
+        """Note, in the master, where its stop is; who waits for the stop is woken."""
         self.floats[_CUT_OFF_AT] = math.nan if cut_off_at is None else cut_off_at
+        is_first = self.ints[PHASE] == SERVING
         self.ints[PHASE] = phase.value
+        if is_first:
+            os.write(self._rope, b"!")
+
+    def wait_for_stop(self, timeout: float) -> None:
+        """Return, in any process, when the stop begins, or after ``timeout`` seconds."""
+        poller = select.poll()
+        poller.register(self._bell, select.POLLIN)
+        poller.poll(timeout * 1000)
 
     def ask_to_rejoin(self) -> None:
         """Note, in any process, that an operator's removal is over. The one word that has several writers."""

@@ -17,30 +17,15 @@ from registry_drain.servers.stop_state import StopState
 
 
 class _CopiedStopState(StopState):
-    """The master's stop, as a worker knows it. Whoever asks whether it has begun sees what the board says now."""
+    """The master's stop, as a worker knows it."""
 
     def __init__(self, now: Callable[[], float], board: Board) -> None:
-        self._board = board
-        self._phases = board.ints
-        self._seen = SERVING
-        self._has_begun = False
         super().__init__(now)
-
-    @property
-    def is_stopping(self) -> bool:
-        """Whether the stop has begun. Asked for each request of an event loop, and so before its answer."""
-        if self._phases[PHASE] != self._seen:
-            self.copy()
-        return self._has_begun
-
-    @is_stopping.setter
-    def is_stopping(self, has_begun: bool) -> None:
-        self._has_begun = has_begun
+        self._board = board
 
     def copy(self) -> None:
         """Take over what the board says, unless this worker goes alone and is further."""
         phase, cut_off_at = self._board.phase, self._board.cut_off_at
-        self._seen = phase.value
         if phase.value > self.phase.value:
             self.enter(phase, cut_off_at)
         elif phase is self.phase and cut_off_at is not None and cut_off_at != self.cut_off_at:
@@ -93,7 +78,8 @@ class SharedInFlight(InFlight):
     def publish(self) -> None:
         """Write how many have arrived, and once the stop has begun what is in flight; take over what the stop says.
 
-        To be called some ten times a second by one thread, and more often once the stop has begun: the requests of an
+        To be called some ten times a second by one thread, when the stop begins, and more often from then on: the
+        requests of an
         event loop (:mod:`registry_drain.servers.loop_requests`) are seen by nobody else.
         """
         is_stopping = self._phases[PHASE] != SERVING

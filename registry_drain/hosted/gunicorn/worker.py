@@ -25,13 +25,15 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
-from registry_drain.hosted.gunicorn.board import PHASE, SERVING, Board, WorkerSlot
+from registry_drain.hosted.gunicorn.asgi_request import GunicornRequest, send_last
+from registry_drain.hosted.gunicorn.board import Board, WorkerSlot
 from registry_drain.hosted.gunicorn.gate import Gate, put_behind
 from registry_drain.hosted.gunicorn.shared_in_flight import SharedInFlight
 from registry_drain.hosted.gunicorn.signals import STOP_SIGNALS
 from registry_drain.phases import Phase
 from registry_drain.servers.current_request import LiveRequest, serving
 from registry_drain.servers.http import ASGIMiddleware
+from registry_drain.servers.http.served_request import Farewell, InsideRequest
 
 logger = logging.getLogger(__name__)
 
@@ -96,13 +98,10 @@ class WorkerAgent:
         self._leaving: asyncio.Task[None] | None = None
         self._limit = sys.maxsize
         self._linger = min(LINGER, float(worker.cfg.keepalive))
-        self._never = threading.Event()
 
     @property
     def sends_away(self) -> bool:
         """Whether clients are told to come back on another connection, which somebody else will accept."""
-        if self._worker.nr >= self._limit:
-            self._begin_to_leave()
         return self._is_leaving or self._board.is_delisted
 
     def install(self) -> None:
@@ -181,15 +180,16 @@ class WorkerAgent:
         """Prepare gunicorn's own ASGI worker, whose handlers are its loop's.
 
         It closes a connection behind an answer that has promised to keep it, if it is told to go between the two. So
-        it is told when the connections have gone, and ``max_requests`` is counted here.
+        it is told when the connections have gone, and :meth:`_follow` looks at ``max_requests``.
         """
         worker = self._worker
-        worker.asgi = self._asgi_middleware(worker.asgi)
-        # Its middleware counts. With any hook here gunicorn answers a connection's next request only after what the
-        # application does behind its answer.
-        users = getattr(worker.cfg.post_request, OF_THE_USER, None)
-        worker.cfg.set("post_request", users or worker.cfg.settings["post_request"].default)
-        worker.cfg.set("pre_request", self._sending_away(getattr(worker.cfg.pre_request, OF_THE_USER, None)))
+        known = GunicornRequest if list(getattr(worker.cfg, "http_protocols", ())) == ["h1"] else None
+        worker.asgi = self._asgi_middleware(worker.asgi, send_last, known)
+        # Its middleware does what ours would. With any post_request gunicorn answers a connection's next request only
+        # after what the application does behind its answer.
+        for name in ("pre_request", "post_request"):
+            users = getattr(getattr(worker.cfg, name), OF_THE_USER, None)
+            worker.cfg.set(name, users or worker.cfg.settings[name].default)
         self._limit, worker.max_requests = worker.max_requests, sys.maxsize
         # Through the loop: a handler of signal.signal beside one of the loop's does not replace it.
         worker.loop.add_signal_handler(signal.SIGTERM, self._call_if_meant, self._begin_to_leave)
@@ -202,21 +202,6 @@ class WorkerAgent:
             await shut_down()
 
         worker._shutdown = leave_first  # noqa: SLF001
-
-    def _sending_away(self, users: Callable[[Any, Any], object] | None) -> Callable[[Any, Any], None]:
-        """Return a ``pre_request`` that does what :meth:`begin` does without counting, for a tenth of the time."""
-        board = self._board.ints
-
-        def pre_request(worker: Any, request: Any) -> None:
-            if (worker.nr >= self._limit or board[PHASE] != SERVING) and self.sends_away:
-                request.must_close = True
-
-        def both(worker: Any, request: Any) -> None:
-            if users is not None:
-                users(worker, request)
-            pre_request(worker, request)
-
-        return pre_request if users is None else both
 
     def _call_if_meant(self, act: Callable[[], object]) -> None:
         if self._may_leave():
@@ -239,7 +224,6 @@ class WorkerAgent:
         if self._board.phase.is_stopping:
             return
         self._is_leaving = True
-        self._limit = 0  # which is looked at before each request
         self._in_flight.stop_state.enter(Phase.PROPAGATING, self._goes_at)
         await asyncio.sleep(self._linger)
 
@@ -257,8 +241,9 @@ class WorkerAgent:
     def _install_uvicorn(self) -> None:
         """Prepare uvicorn's worker: it makes its server itself, so what it makes it of is changed, in this process."""
         worker = self._worker
-        worker.wsgi = self._asgi_middleware(worker.wsgi)
-        # What the worker class has imported: no import of ours.
+        from registry_drain.servers.uvicorn_server import request
+
+        worker.wsgi = self._asgi_middleware(worker.wsgi, request.send_last, request.CycleRequest)
         server_class = sys.modules["uvicorn.server"].Server
         start_up, handle_exit, shut_down = server_class.startup, server_class.handle_exit, server_class.shutdown
 
@@ -284,9 +269,14 @@ class WorkerAgent:
         server_class.handle_exit = exit_if_meant
         server_class.shutdown = leave_first
 
-    def _asgi_middleware(self, app: Any) -> ASGIMiddleware:
+    def _asgi_middleware(self, app: Any, farewell: Farewell, inside: type[InsideRequest] | None) -> ASGIMiddleware:
         return ASGIMiddleware(
-            app, self._in_flight, health_check_paths=self._health_check_paths, readiness_path=self._readiness_path
+            app,
+            self._in_flight,
+            health_check_paths=self._health_check_paths,
+            readiness_path=self._readiness_path,
+            farewell=farewell,
+            inside=inside,
         )
 
     # --- going ------------------------------------------------------------------------------------------------------
@@ -315,12 +305,19 @@ class WorkerAgent:
         """Tell the master of our requests, learn of its stop, and look whether a signal was meant for us alone."""
         stop_state = self._in_flight.stop_state
         while True:
-            self._never.wait(_LOOK_OFTEN if stop_state.is_stopping else _LOOK_EVERY)
+            if stop_state.is_stopping:
+                time.sleep(_LOOK_OFTEN)
+            else:
+                self._board.wait_for_stop(_LOOK_EVERY)
             self._in_flight.publish()
             if self._gate.is_closed and not stop_state.is_draining:
                 stop_state.enter(Phase.DRAINING, self._goes_at)
             if not self._slot.is_ready and getattr(self._worker, "servers", None):
                 self._slot.be_ready()  # gunicorn's ASGI worker: its start-up is over
+            if self._worker.nr >= self._limit:
+                self._limit = sys.maxsize
+                with suppress(RuntimeError):  # its loop has ended
+                    self._worker.loop.call_soon_threadsafe(self._begin_to_leave)
             if self._is_abandoned() and not self._is_alone:
                 self._is_alone = True
                 os.kill(os.getpid(), signal.SIGTERM)

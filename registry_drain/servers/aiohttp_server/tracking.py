@@ -36,8 +36,8 @@ from aiohttp import hdrs, web
 
 from registry_drain.instance import format_endpoint
 from registry_drain.servers.current_request import serving
-from registry_drain.servers.http.exchange import CUT_OFF
 from registry_drain.servers.http.policy import READY, REFUSAL, STOPPING, RequestPolicy, Verdict
+from registry_drain.servers.http.served_request import CUT_OFF
 from registry_drain.servers.in_flight import InFlight
 from registry_drain.servers.loop_requests import LoopRequest, LoopRequests
 

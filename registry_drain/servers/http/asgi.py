@@ -9,7 +9,9 @@ server's adapter calls, cancels the tasks of what is left, and awaits them.
 
 Rules:
 
-1. Nothing is added to a request's messages while the instance is listed, but a test of one flag.
+1. Nothing is added to a request's messages while the instance is listed, but a test of one flag; and not even that
+   where the server is known from inside. What such a request began as is what it is to its end: when the instance is
+   delisted those in flight are sent away by the server's own objects.
 2. The middleware cancels nothing by itself: that belongs to the adapter, which knows when the drain is over.
 3. A cancelled request whose answer has not begun is answered, 503 and without ``Retry-After``: the application may have
    done part of its work, so nobody is invited to send it again.
@@ -29,17 +31,17 @@ from contextlib import suppress
 
 from registry_drain.phases import Phase
 from registry_drain.servers.current_request import TrackedRequest, serving
+from registry_drain.servers.http.answers import answer, refuse_websocket, send_with_close
 from registry_drain.servers.http.asgi_types import ASGIApplication, Receive, Scope, Send
-from registry_drain.servers.http.exchange import (
-    Exchange,
-    Exchanges,
-    Farewell,
-    answer,
-    peer_of,
-    refuse_websocket,
-    send_with_close,
-)
 from registry_drain.servers.http.policy import READY, REFUSAL, STOPPING, RequestPolicy, Verdict
+from registry_drain.servers.http.served_request import (
+    Farewell,
+    ForeignRequest,
+    InsideRequest,
+    ServedRequest,
+    ServedRequests,
+    peer_of,
+)
 from registry_drain.servers.http.websocket import WebSocket
 from registry_drain.servers.in_flight import InFlight, InFlightRequest
 
@@ -53,6 +55,8 @@ of the time that is left is not enough for all of them.
 
 _NOTICE_S = 1.0
 """Seconds before the cut-off at which ``http.disconnect`` is told; a tenth of the drain if that is less."""
+_NOTICE_AGAIN_S = 0.050
+"""Seconds until it is told to who had not read its body then, or has come since."""
 
 
 class ASGIMiddleware:
@@ -67,6 +71,7 @@ class ASGIMiddleware:
         retry_after: seconds; see there.
         farewell: for adapters: sends a message of an answer once the instance is delisted; default: the head with
             ``Connection: close``.
+        inside: for adapters: what requests are of a server that is known from inside.
 
     Attributes:
         in_flight: the requests. A WebSocket is one, as long as it is open.
@@ -85,6 +90,7 @@ class ASGIMiddleware:
         refuses_when_sealed: bool = False,
         retry_after: int = 1,
         farewell: Farewell = send_with_close,
+        inside: type[InsideRequest] | None = None,
     ) -> None:
         self.in_flight = InFlight() if in_flight is None else in_flight
         self._app = app
@@ -98,43 +104,44 @@ class ASGIMiddleware:
         )
         self._has_readiness = bool(readiness_path)
         self._health_check_paths = self._policy.health_check_paths
-        self._exchanges = Exchanges(self.in_flight, farewell)
+        self._served = ServedRequests(self.in_flight, farewell)
+        self._inside = inside
+        self._new_request: type[ServedRequest] = ServedRequest
         self._websockets: dict[int, WebSocket] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._has_looked_for_loop = False
+        self._has_met_server = False
         self._closing: asyncio.Task[None] | None = None
         self._stop_state.watch(self._on_phase)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request, WebSocket, or lifespan."""
-        if not self._has_looked_for_loop:
-            self._find_loop()
         if scope["type"] != "http":
             await self._serve_other(scope, receive, send)
             return
+        if not self._has_met_server:
+            self._meet_server(receive, send)
         # Here and not in a coroutine of its own, which each request would pay for.
-        if self._stop_state.is_stopping or self._has_readiness:
-            verdict = self._policy.verdict(scope["path"])
-            if verdict is not Verdict.SERVE:
-                await self._answer(verdict, scope, receive, send)
-                return
-        exchanges = self._exchanges
-        exchange = Exchange(scope, receive, send, exchanges)
+        if (self._stop_state.is_stopping or self._has_readiness) and await self._answers(scope, receive, send):
+            return
+        request = self._new_request(scope, receive, send, self._served)
         if self._health_check_paths and scope["path"] in self._health_check_paths:
-            exchanges.take_back(exchange)
-        token = serving.set(exchange)
-        if self._loop is not None:
-            exchange.task = current_task()
-            receive = exchange.receive
+            self._served.take_back(request)
+        token = serving.set(request)
+        if request.stands_before_receive:
+            receive = request.receive
+        if request.stands_before_send:
+            send = request.send
         try:
-            await self._app(scope, receive, exchange.send)
+            await self._app(scope, receive, send)
         except asyncio.CancelledError:
-            if not exchange.is_cut:
+            if not request.is_cut:
                 raise
-            await exchange.cut()
+            await request.cut()
         finally:
-            del exchanges.active[exchange]
-            serving.reset(token)  # an application may be called by another one's handler, in its context
+            del self._served.active[request]
+            request.task = None  # or the task, its context and the request would be a circle
+            if request.stands_before_send:
+                serving.reset(token)  # an application may be called by another one's handler, in its context
 
     async def _serve_other(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "websocket":
@@ -148,16 +155,22 @@ class ASGIMiddleware:
         """Hand the server's lifespan on to the application."""
         await self._app(scope, receive, send)
 
-    def use_farewell(self, farewell: Farewell) -> None:
-        """Send clients away like this from now on; see the constructor's argument."""
-        self._exchanges.farewell = farewell
+    def use(self, farewell: Farewell, inside: type[InsideRequest]) -> None:
+        """Take the server for one that is known from inside; see the constructor's arguments. Before any request."""
+        self._served.farewell = farewell
+        self._inside = inside
 
-    async def _answer(self, verdict: Verdict, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _answers(self, scope: Scope, receive: Receive, send: Send) -> bool:
+        """Answer in place of the application if that is due; return whether it was."""
+        verdict = self._policy.verdict(scope["path"])
+        if verdict is Verdict.SERVE:
+            return False
         status, body = 503, REFUSAL
         if verdict is Verdict.ANSWER_READINESS:
             status, body = (503, STOPPING) if self._stop_state.is_stopping else (200, READY)
-        retry_after, farewell = self._policy.retry_after, self._exchanges.farewell
+        retry_after, farewell = self._policy.retry_after, self._served.farewell
         await answer(scope, receive, send, status, body, retry_after=retry_after, farewell=farewell)
+        return True
 
     async def cut_off(self, timeout: float = 0.25) -> tuple[InFlightRequest, ...]:
         """Cancel the tasks of what is in flight, wait at most ``timeout`` seconds for them, and return what it was.
@@ -170,7 +183,7 @@ class ASGIMiddleware:
         left = self.in_flight.snapshot()
         me = current_task() if self._loop is not None else None
         tasks = []
-        served: list[Exchange | WebSocket] = [*self._exchanges.all(), *self._websockets.values()]
+        served: list[ServedRequest | WebSocket] = [*self._served.all(), *self._websockets.values()]
         for each in served:
             if each.task is not None and each.task is not me:
                 each.is_cut = True
@@ -187,6 +200,8 @@ class ASGIMiddleware:
         if self._stop_state.is_draining or self._policy.verdict(path) is Verdict.REFUSE:
             await refuse_websocket(scope, receive, send, retry_after=self._policy.retry_after)
             return
+        if self._loop is None:
+            self._find_loop()
         in_flight = self.in_flight
         key = in_flight.begin(f"WEBSOCKET {path}", peer_of(scope))
         token = serving.set(TrackedRequest(in_flight, key))
@@ -204,9 +219,16 @@ class ASGIMiddleware:
             serving.reset(token)
             in_flight.end(key)
 
+    def _meet_server(self, receive: Receive, send: Send) -> None:
+        self._has_met_server = True
+        self._find_loop()
+        if self._loop is None:
+            self._new_request = ForeignRequest
+        elif self._inside is not None and not self._stop_state.is_delisted and self._inside.knows(receive, send):
+            self._new_request = self._inside
+
     def _find_loop(self) -> None:
-        self._has_looked_for_loop = True
-        self._exchanges.thread_id = threading.get_ident()
+        self._served.thread_id = threading.get_ident()
         with suppress(RuntimeError):
             self._loop = asyncio.get_running_loop()
         if self._stop_state.is_draining:
@@ -214,9 +236,18 @@ class ASGIMiddleware:
 
     def _on_phase(self, phase: Phase) -> None:
         # In the stop's thread.
-        if phase.value >= Phase.DRAINING.value and self._loop is not None:
-            with suppress(RuntimeError):  # closed: nothing is in flight there
-                self._loop.call_soon_threadsafe(self._begin_closing)
+        loop = self._loop
+        if loop is None or not self._stop_state.is_delisted:
+            return
+        with suppress(RuntimeError):  # closed: nothing is in flight there
+            loop.call_soon_threadsafe(self._send_requests_away)
+            if phase.value >= Phase.DRAINING.value:
+                loop.call_soon_threadsafe(self._begin_closing)
+
+    def _send_requests_away(self) -> None:
+        self._new_request = ServedRequest
+        for request in self._served.all():
+            request.send_away()
 
     def _begin_closing(self) -> None:
         """Begin, or begin again because there is less time than it seemed."""
@@ -240,8 +271,10 @@ class ASGIMiddleware:
         await _sleep_until(ends_at - left / 2)
         await _all(websocket.close_now() for websocket in list(self._websockets.values()))
         await _sleep_until(ends_at - min(_NOTICE_S, left / 10))
-        for exchange in self._exchanges.all():
-            exchange.disconnect()
+        while requests := self._served.all():
+            for request in requests:
+                request.disconnect()
+            await asyncio.sleep(_NOTICE_AGAIN_S)
 
     def __repr__(self) -> str:
         """Show the application and the counts."""

@@ -32,9 +32,9 @@ from registry_drain.errors import ServerError
 from registry_drain.servers.asyncio_listeners import close_listeners, duplicates
 from registry_drain.servers.base import ListenerClosure
 from registry_drain.servers.connections import IDLE_QUIET
+from registry_drain.servers.http.answers import send_with_close, without_close
 from registry_drain.servers.http.asgi import ASGIMiddleware
 from registry_drain.servers.http.asgi_types import Message, Scope, Send
-from registry_drain.servers.http.exchange import send_with_close, without_close
 from registry_drain.servers.hypercorn_server.connection import (
     close,
     has_more,

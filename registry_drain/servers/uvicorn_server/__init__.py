@@ -1,7 +1,7 @@
 """Drains uvicorn.
 
 ``server`` is the adapter, which runs uvicorn for you; ``running`` stops a uvicorn server that runs, whoever runs it;
-``connection`` knows uvicorn's connections; ``binding`` opens the sockets.
+``connection`` knows uvicorn's connections, and ``request`` its requests; ``binding`` opens the sockets.
 
 For ``uvicorn app:app`` and ``uvicorn --workers``, where the command line is uvicorn's own, see
 :mod:`registry_drain.hosted`.

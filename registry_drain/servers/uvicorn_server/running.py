@@ -3,8 +3,8 @@
 Theory of operation: uvicorn's own ``shutdown()`` closes the listener at once, then every connection that is between two
 requests, whatever its client is just sending; and it forgets requests that were pipelined. Here the listener is closed
 as :mod:`registry_drain.servers.asyncio_listeners` does it; ``Connection: close`` has told clients to leave since the
-instance is out of its registries (:mod:`registry_drain.servers.http.asgi`); and a connection that is left is closed
-when it was quiet for a while.
+instance is out of its registries (:mod:`registry_drain.servers.uvicorn_server.request`); and a connection that is left
+is closed when it was quiet for a while.
 
 Rules:
 
@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import Any
 
 import uvicorn
@@ -28,10 +28,8 @@ from registry_drain.servers.asyncio_listeners import close_listeners, duplicates
 from registry_drain.servers.base import ListenerClosure
 from registry_drain.servers.connections import IDLE_QUIET
 from registry_drain.servers.http.asgi import ASGIMiddleware
-from registry_drain.servers.http.asgi_types import Message, Scope, Send
-from registry_drain.servers.http.exchange import send_with_close, without_close
 from registry_drain.servers.in_flight import InFlightRequest
-from registry_drain.servers.uvicorn_server.connection import connection_of, has_more, is_between_requests, is_http
+from registry_drain.servers.uvicorn_server.connection import is_between_requests, is_http
 
 _LOOK_EVERY = 0.005
 """Seconds between two looks at the connections that are left."""
@@ -40,15 +38,6 @@ _UNUSED_QUIET = 0.2
 to send."""
 _CUT_OFF_LIMIT = 0.25
 """Seconds for cancelled tasks to end."""
-
-
-def send_last(scope: Scope, send: Send, message: Message) -> Awaitable[None]:
-    """Say ``Connection: close``, unless more requests wait on the connection: an :class:`ASGIMiddleware`'s farewell."""
-    if message["type"] == "http.response.start":
-        connection = connection_of(send)
-        if connection is not None and has_more(connection):
-            return send(without_close(message))
-    return send_with_close(scope, send, message)
 
 
 class RunningUvicorn:

@@ -21,7 +21,8 @@ from registry_drain.servers.asgi_adapter import ASGIAdapter
 from registry_drain.servers.connections import IDLE_QUIET
 from registry_drain.servers.http.asgi import ASGIMiddleware
 from registry_drain.servers.uvicorn_server.binding import bind
-from registry_drain.servers.uvicorn_server.running import RunningUvicorn, send_last
+from registry_drain.servers.uvicorn_server.request import CycleRequest, send_last
+from registry_drain.servers.uvicorn_server.running import RunningUvicorn
 
 _TICK = 0.1
 """Seconds between two calls of uvicorn's ``on_tick``, as its own main loop has it."""
@@ -72,7 +73,9 @@ class UvicornServer(ASGIAdapter):
         config = self._config
         if not config.loaded:
             config.load()
-        middleware = ASGIMiddleware(config.loaded_app, self._in_flight, farewell=send_last, **self._middleware_options)
+        middleware = ASGIMiddleware(
+            config.loaded_app, self._in_flight, farewell=send_last, inside=CycleRequest, **self._middleware_options
+        )
         config.loaded_app = middleware
         server = uvicorn.Server(config)
         server.lifespan = config.lifespan_class(config)
