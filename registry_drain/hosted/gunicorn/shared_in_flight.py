@@ -79,8 +79,7 @@ class SharedInFlight(InFlight):
         """Write how many have arrived, and once the stop has begun what is in flight; take over what the stop says.
 
         To be called some ten times a second by one thread, when the stop begins, and more often from then on: the
-        requests of an
-        event loop (:mod:`registry_drain.servers.loop_requests`) are seen by nobody else.
+        requests of an event loop (:mod:`registry_drain.servers.loop_requests`) are seen by nobody else.
         """
         is_stopping = self._phases[PHASE] != SERVING
         if is_stopping:

@@ -94,15 +94,9 @@ class WorkerAgent:
         self._asked_at: float | None = None
         self._is_alone = False
         self._is_leaving = False
-        self._is_counting = False
         self._leaving: asyncio.Task[None] | None = None
         self._limit = sys.maxsize
         self._linger = min(LINGER, float(worker.cfg.keepalive))
-
-    @property
-    def sends_away(self) -> bool:
-        """Whether clients are told to come back on another connection, which somebody else will accept."""
-        return self._is_leaving or self._board.is_delisted
 
     def install(self) -> None:
         """Do all that there is to do before the worker serves."""
@@ -119,18 +113,17 @@ class WorkerAgent:
             # Told before anybody could listen.
             os.kill(os.getpid(), signal.SIGTERM)
 
-    # --- each request ----------------------------------------------------------------------------------------------
+    # --- each request of a WSGI application ------------------------------------------------------------------------
 
     def begin(self, request: Any) -> None:
-        """Count a request (the ASGI middleware does, where there is one), and close its connection if it is time."""
-        if self.sends_away and hasattr(request, "must_close"):
+        """Count a request of a WSGI application, and close its connection if it is time."""
+        if (self._is_leaving or self._board.is_delisted) and hasattr(request, "must_close"):
             request.must_close = True  # gunicorn drops the application's own header
-        if self._is_counting:
-            path = request.path
-            counted = _Request(request, self._in_flight)
-            is_health_check = path in self._health_check_paths or path == self._readiness_path
-            self._in_flight.begin_request(counted, is_health_check=is_health_check)
-            request.registry_drain = counted, serving.set(counted)
+        path = request.path
+        counted = _Request(request, self._in_flight)
+        is_health_check = path in self._health_check_paths or path == self._readiness_path
+        self._in_flight.begin_request(counted, is_health_check=is_health_check)
+        request.registry_drain = counted, serving.set(counted)
 
     def end(self, request: Any) -> None:
         """Note that its answer is written; in the thread that began it."""
@@ -147,7 +140,6 @@ class WorkerAgent:
         worker = self._worker
         if self._readiness_path:
             worker.wsgi = self._answering_readiness(worker.wsgi)
-        self._is_counting = True
         for number in STOP_SIGNALS:
             self._guard(number, signal.getsignal(number))
         self._slot.be_ready()
@@ -240,9 +232,9 @@ class WorkerAgent:
 
     def _install_uvicorn(self) -> None:
         """Prepare uvicorn's worker: it makes its server itself, so what it makes it of is changed, in this process."""
-        worker = self._worker
-        from registry_drain.servers.uvicorn_server import request
+        from registry_drain.servers.uvicorn_server import request  # which imports what the worker class has imported
 
+        worker = self._worker
         worker.wsgi = self._asgi_middleware(worker.wsgi, request.send_last, request.CycleRequest)
         server_class = sys.modules["uvicorn.server"].Server
         start_up, handle_exit, shut_down = server_class.startup, server_class.handle_exit, server_class.shutdown
