@@ -242,7 +242,7 @@ def test_a_listener_that_was_shut_has_nothing_to_accept(listener: SimpleNamespac
 
 
 def test_the_requests_of_a_loop_are_published_and_taken_away() -> None:
-    """They tell nobody when they end; and who waits for the stop is woken when it begins."""
+    """They tell nobody when they end; who waits for the stop is woken, and who asks for it learns of it, at once."""
 
     class Request(LoopRequest):
         name, peer = "GET /", "10.0.0.9:5000"
@@ -260,9 +260,9 @@ def test_the_requests_of_a_loop_are_published_and_taken_away() -> None:
     woken.join(10)
     assert not woken.is_alive()
     board.wait_for_stop(3600)  # returns at once, for whoever asks later
-    in_flight.publish()
     assert in_flight.stop_state.is_stopping
     assert in_flight.stop_state.is_delisted
+    in_flight.publish()
     assert (slot.total, [each.name for each in board.requests()]) == (1, ["GET /"])
     del requests.active[request]
     in_flight.publish()

@@ -17,15 +17,30 @@ from registry_drain.servers.stop_state import StopState
 
 
 class _CopiedStopState(StopState):
-    """The master's stop, as a worker knows it."""
+    """The master's stop, as a worker knows it. Whoever asks whether it has begun sees what the board says now."""
 
     def __init__(self, now: Callable[[], float], board: Board) -> None:
-        super().__init__(now)
         self._board = board
+        self._phases = board.ints
+        self._seen = SERVING
+        self._has_begun = False
+        super().__init__(now)
+
+    @property
+    def is_stopping(self) -> bool:
+        """Whether the stop has begun. Asked for each request of an event loop, and so before its answer."""
+        if self._phases[PHASE] != self._seen:
+            self.copy()
+        return self._has_begun
+
+    @is_stopping.setter
+    def is_stopping(self, has_begun: bool) -> None:
+        self._has_begun = has_begun
 
     def copy(self) -> None:
         """Take over what the board says, unless this worker goes alone and is further."""
         phase, cut_off_at = self._board.phase, self._board.cut_off_at
+        self._seen = phase.value
         if phase.value > self.phase.value:
             self.enter(phase, cut_off_at)
         elif phase is self.phase and cut_off_at is not None and cut_off_at != self.cut_off_at:

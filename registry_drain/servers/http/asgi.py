@@ -162,6 +162,8 @@ class ASGIMiddleware:
 
     async def _answers(self, scope: Scope, receive: Receive, send: Send) -> bool:
         """Answer in place of the application if that is due; return whether it was."""
+        if self._stop_state.is_delisted and self._new_request is self._inside:
+            self._send_requests_away()  # before this one begins, and not when the loop gets to it
         verdict = self._policy.verdict(scope["path"])
         if verdict is Verdict.SERVE:
             return False
