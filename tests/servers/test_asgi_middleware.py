@@ -14,6 +14,7 @@ from registry_drain.phases import Phase
 from registry_drain.servers.current_request import is_draining, name_request, time_left
 from registry_drain.servers.http import ASGIMiddleware
 from registry_drain.servers.http.asgi_types import Message, Receive, Scope, Send
+from registry_drain.servers.http.served_request import InsideRequest
 from registry_drain.servers.in_flight import InFlight
 
 PATIENCE = 20.0
@@ -206,6 +207,43 @@ async def test_connection_close_is_said_once_delisted() -> None:
     gate.set()
     await slow.end()
     assert slow.connection() == [b"close"]
+
+
+@in_loop
+async def test_where_the_server_is_known_from_inside_the_first_late_request_is_sent_away_too() -> None:
+    """Those in flight by the server's own objects; what comes behind the delisting as anywhere, in that very turn."""
+    away: list[str] = []
+
+    class Inside(InsideRequest):
+        has_started = False
+
+        @staticmethod
+        def knows(_receive: Receive, _send: Send) -> bool:
+            return True
+
+        def send_away(self) -> None:
+            away.append(self.name)
+
+    gate = asyncio.Event()
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await receive()
+        if scope["path"] == "/slow":
+            await gate.wait()
+        await respond(send)
+
+    middleware = ASGIMiddleware(app, inside=Inside)
+    slow = Connection(middleware, "/slow")
+    await asyncio.sleep(0)
+    stop(middleware.in_flight, Phase.PROPAGATING)
+    late = Connection(middleware)
+    late.task.cancel()  # instead of in a task: here, in this very turn
+    await middleware(late.scope, late.inbox.get, late.send)
+    assert late.connection() == [b"close"]
+    assert away == ["GET /slow"]
+    gate.set()
+    await slow.end()
+    assert slow.connection() == [], "the server's own send"
 
 
 @in_loop
