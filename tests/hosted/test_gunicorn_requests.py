@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import socket
+import time
+from collections import deque
 from pathlib import Path
 
 import pytest
@@ -88,6 +91,24 @@ def test_an_answer_that_has_begun_when_the_instance_is_delisted_is_not_the_last(
             assert client.recv(9) == b"b"
             assert _answer(client) == ["close"]
         assert ": clean" in gunicorn.wait_stopped()
+
+
+@_ASYNC
+def test_who_connects_to_a_worker_that_goes_is_answered_though_it_asks_late(kind: str, tmp_path: Path) -> None:
+    """From a worker that goes nobody gets a connection that is closed before its first request has come."""
+    gunicorn = Gunicorn(tmp_path, kind, settings={"workers": 1, "keepalive": 1})
+    waiting: deque[tuple[float, socket.socket]] = deque()
+    with gunicorn.process, contextlib.ExitStack() as clients:
+        gunicorn.process.wait_output("registered ")
+        before = gunicorn.children()
+        gunicorn.process.signal(signal.SIGHUP)
+        while before & gunicorn.children() or waiting:
+            if before & gunicorn.children():
+                client = clients.enter_context(socket.create_connection(gunicorn.address, timeout=20))
+                waiting.append((time.monotonic() + 0.4, client))
+            while waiting and waiting[0][0] < time.monotonic():
+                _answer(waiting.popleft()[1])
+            time.sleep(0.01)
 
 
 def _told(client: socket.socket, answers: list[list[str]]) -> bool:

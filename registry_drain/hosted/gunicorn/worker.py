@@ -250,6 +250,8 @@ class WorkerAgent:
         async def leave_first(server: Any, sockets: Any = None) -> None:
             await self._send_away()
             await self._accept_no_more()
+            for listener in server.servers:
+                listener.close()  # uvloop has accepted until now, whatever the gate says
             # What uvicorn finds idle it closes, a connection too whose first request is on its way.
             for _ in range(int(self._linger / _TURNS)):
                 if not server.server_state.connections or server.force_exit:
