@@ -6,9 +6,11 @@ The exit status is 1 if the goal named at the top of the file is missed.
 from __future__ import annotations
 
 import os
+import statistics
 import subprocess
 import sys
 import threading
+from collections.abc import Iterable
 from contextlib import suppress
 
 _HANGS_AFTER = 60.0
@@ -25,6 +27,15 @@ def keep_apart(server: subprocess.Popen[str] | subprocess.Popen[bytes]) -> None:
     with suppress(ProcessLookupError):
         os.sched_setaffinity(server.pid, _PROCESSORS[-1:])
         os.sched_setaffinity(0, _PROCESSORS[:1])
+
+
+def throughput_ratio(times: Iterable[tuple[float, float]]) -> float:
+    """Return the throughput of the second as a share of the first's, from the seconds that both took side by side.
+
+    The median of the pairs' ratios: what slows the machine down for longer than a pair hits both, and what is shorter
+    hits few pairs. Between two rounds it differs by half as much as the ratio of the fastest batches.
+    """
+    return statistics.median(first / second for first, second in times)
 
 
 def wait_for_exit(process: subprocess.Popen[str] | subprocess.Popen[bytes]) -> int:

@@ -4,9 +4,8 @@
     python -m benchmarks.gunicorn_overhead gthread
 
 One worker each, and an application that does nothing but answer, so that it is gunicorn's and our processor time per
-request that limits. The clients are raw sockets. The two gunicorns take turns in short batches, there and back, so that
-slow moments of the machine hit both, and each is judged by the tenth of its fastest batches: what else runs here can
-only ever slow a batch down.
+request that limits. The clients are raw sockets. The two gunicorns take turns in short batches, there and back, which
+are compared in pairs, so that slow moments of the machine hit both.
 
 Goal: the median of the rounds' ratios is at least 0.95.
 """
@@ -27,14 +26,14 @@ from collections.abc import Awaitable, Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from benchmarks import keep_apart
+from benchmarks import keep_apart, throughput_ratio
 
 GOAL = 0.95
-ROUNDS = 9
+ROUNDS = 25
 CLIENTS = 4
 BATCHES = 40
 """Per round and gunicorn."""
-CALLS = 20
+CALLS = 10
 """Per client and batch."""
 
 KINDS = {
@@ -155,18 +154,16 @@ class GunicornProcess:
         return time.perf_counter() - began_at
 
 
-def fastest(batches: list[float]) -> float:
-    """Return the mean of the tenth of the fastest batches."""
-    return statistics.fmean(sorted(batches)[: max(len(batches) // 10, 1)])
-
-
 def ratio_of(bare: GunicornProcess, drained: GunicornProcess) -> float:
     """Return the throughput with ``drain()`` as a share of that without, in one round."""
-    times: dict[GunicornProcess, list[float]] = {bare: [], drained: []}
-    for turn in range(BATCHES):
-        for gunicorn in (bare, drained) if turn % 2 else (drained, bare):
-            times[gunicorn].append(gunicorn.run_batch())
-    return fastest(times[bare]) / fastest(times[drained])
+    for gunicorn in (bare, drained) * 3:
+        gunicorn.run_batch()  # both warm
+    times: list[tuple[float, float]] = []
+    for _ in range(BATCHES // 2):
+        times.append((bare.run_batch(), drained.run_batch()))
+        second, first = drained.run_batch(), bare.run_batch()
+        times.append((first, second))
+    return throughput_ratio(times)
 
 
 def one_round(kind: str) -> float:

@@ -2,8 +2,8 @@
 
 As :mod:`benchmarks.in_flight_overhead` does for the threaded one, with the same clients: each server in a process group
 of its own, requests encoded once. The rounds go through all kinds, so that a slow minute of the machine hits one round
-of each and not all rounds of one; within a round the two servers take turns in batches, there and back, and each is
-judged by the tenth of its fastest batches.
+of each and not all rounds of one; within a round the two servers take turns in batches, there and back, which are
+compared in pairs.
 
 The second figure is the processor time that all processes of a server spent per request, bare over drainable: what else
 runs on the machine has no part in it, but for the caches.
@@ -35,6 +35,7 @@ from thrift.transport.TSocket import TServerSocket
 from thriftpy2.contrib.aio.rpc import make_server as make_aio_server
 from thriftpy2.rpc import make_server
 
+from benchmarks import throughput_ratio
 from benchmarks.in_flight_overhead import CALLS, encoded_request, run_batch
 from examples.thrift_calculator.calculator.Calculator import Processor
 from examples.thrift_calculator.server import Calculator, new_pool_server, new_process_pool_server, new_threaded_server
@@ -206,10 +207,9 @@ def measure(kind: str, seconds: float) -> Ratios:
         client.close()
     for server in servers:
         server.stop()
-    without, tracked = (statistics.quantiles(each, n=10)[0] for each in zip(*times, strict=True))
     if "-v" in sys.argv:
         print(f"  {kind} {[round(1e6 * each / (len(times) * CALLS * count), 1) for each in spent]} us cpu", flush=True)
-    return Ratios(without / tracked, spent[0] / spent[1])
+    return Ratios(throughput_ratio(times), spent[0] / spent[1])
 
 
 def main() -> int:

@@ -436,6 +436,61 @@ def test_late_requests_can_be_refused_from_the_closed_listener_on(stage: Any) ->
     assert client.request("POST", "/", b"x" * 100)[0] == "HTTP/1.1 503 Service Unavailable"
 
 
+def test_requests_are_named_by_their_first_line(stage: Any) -> None:
+    """Without the query, which may be secret. Until that line is there, a connection's last request names no other."""
+    entered, gate = threading.Event(), threading.Event()
+
+    def serve(body: bytes) -> bytes:
+        entered.set()
+        gate.wait(PATIENCE)
+        return body
+
+    adapter, connect = stage(serve)
+    client = connect()
+
+    def names() -> list[str]:
+        return [request.name for request in adapter.in_flight.snapshot()]
+
+    client.sock.sendall(b"POST /sum?secret=1 HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n\r\nx")
+    assert entered.wait(PATIENCE)
+    assert names() == ["POST /sum"]
+    gate.set()
+    assert client.receive() == b"x"
+    client.sock.sendall(b"POST /diff")
+    eventually(lambda: names() == ["(unnamed)"], because="half a line is a request")
+
+
+def test_a_request_at_work_when_the_instance_is_delisted_is_the_last(stage: Any) -> None:
+    """Its handler was made before the stop began."""
+    entered, gate = threading.Event(), threading.Event()
+
+    def serve(body: bytes) -> bytes:
+        entered.set()
+        gate.wait(PATIENCE)
+        return body
+
+    adapter, connect = stage(serve)
+    client = connect()
+    client.send(b"x")
+    assert entered.wait(PATIENCE)
+    delist(adapter)
+    gate.set()
+    assert client.receive() == b"x"
+    assert client.is_told_to_close
+    assert client.sock.recv(1) == b""
+
+
+def test_a_handler_that_waits_in_vain_ends_without_an_error(stage: Any, capfd: pytest.CaptureFixture[str]) -> None:
+    """Of a connection that carried no request, too: there is no line that a name could come from."""
+
+    class Impatient(EchoHandler):
+        timeout = 0.1
+
+    _, connect = stage(handler=Impatient)
+    assert connect().sock.recv(1) == b""
+    assert "Traceback" not in capfd.readouterr().err
+
+
 def test_a_handler_may_name_its_request(stage: Any) -> None:
     """As a JSON-RPC service does, whose requests all have the same path."""
     entered, gate = threading.Event(), threading.Event()

@@ -176,7 +176,7 @@ class WorkerAgent:
         """
         worker = self._worker
         known = GunicornRequest if list(getattr(worker.cfg, "http_protocols", ())) == ["h1"] else None
-        worker.asgi = self._asgi_middleware(worker.asgi, send_last, known)
+        worker.asgi = self._asgi_middleware(worker.asgi, send_last, known).__call__  # called faster than the object
         # Its middleware does what ours would. With any post_request gunicorn answers a connection's next request only
         # after what the application does behind its answer.
         for name in ("pre_request", "post_request"):

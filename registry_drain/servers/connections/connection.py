@@ -70,6 +70,7 @@ class Connection:
         is_corked: the serving thread corked the answer before it was written.
         is_waiting: it sleeps in a read, or is about to; whether at a boundary, the two above tell.
         name: the request in flight, once it is known.
+        namer: names it where nobody has stored a name; asked from any thread.
         started_at: when its first bytes were there.
         arrived_at: when the last request arrived that was no health check.
         served: how many requests have arrived, health checks not counted.
@@ -103,6 +104,7 @@ class Connection:
         "is_waiting",
         "leftover",
         "name",
+        "namer",
         "peer",
         "received",
         "served",
@@ -123,6 +125,7 @@ class Connection:
         self.is_corked = False
         self.is_waiting = False
         self.name = ""
+        self.namer: Callable[[], str] = str
         self.started_at = 0.0
         self.arrived_at: float | None = None
         self.served = 0
@@ -231,11 +234,12 @@ class Connection:
     def describe(self) -> InFlightRequest:
         """Return the request in flight. From any thread."""
         started_at = self.started_at
-        if not self.is_timed or (not self.name and not self.is_guessed):
+        name = self.name or self.namer()
+        if not self.is_timed or (not name and not self.is_guessed):
             # A message of which only the beginning is here began no later than its last bytes came.
             started_at = self._data_arrived_at() or self.connections.now()
         thread_id = (self.thread.ident or 0) if self.thread is not None else 0
-        return InFlightRequest(self.name or "(unnamed)", self.peer, started_at, thread_id)
+        return InFlightRequest(name or "(unnamed)", self.peer, started_at, thread_id)
 
     def _data_arrived_at(self) -> float | None:
         info = tcp_info(self.sock)

@@ -123,13 +123,14 @@ class ASGIMiddleware:
         # Here and not in a coroutine of its own, which each request would pay for.
         if (self._stop_state.is_stopping or self._has_readiness) and await self._answers(scope, receive, send):
             return
-        request = self._new_request(scope, receive, send, self._served)
+        kind = self._new_request  # What all of a kind have is read faster from their class.
+        request = kind(scope, receive, send, self._served)
         if self._health_check_paths and scope["path"] in self._health_check_paths:
             self._served.take_back(request)
         token = serving.set(request)
-        if request.stands_before_receive:
+        if kind.stands_before_receive:
             receive = request.receive
-        if request.stands_before_send:
+        if kind.stands_before_send:
             send = request.send
         try:
             await self._app(scope, receive, send)
@@ -140,7 +141,7 @@ class ASGIMiddleware:
         finally:
             del self._served.active[request]
             request.task = None  # or the task, its context and the request would be a circle
-            if request.stands_before_send:
+            if kind.stands_before_send:
                 serving.reset(token)  # an application may be called by another one's handler, in its context
 
     async def _serve_other(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -233,6 +234,7 @@ class ASGIMiddleware:
         self._served.thread_id = threading.get_ident()
         with suppress(RuntimeError):
             self._loop = asyncio.get_running_loop()
+        self._served.has_tasks = self._loop is not None
         if self._stop_state.is_draining:
             self._begin_closing()
 

@@ -17,7 +17,7 @@ import asyncio
 from asyncio import current_task
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from typing import Any, ClassVar
+from typing import Any
 
 from registry_drain.instance import format_endpoint
 from registry_drain.servers.http.asgi_types import Message, Receive, Scope, Send
@@ -37,14 +37,16 @@ class ServedRequests(LoopRequests):
 
     Attributes:
         farewell: how its server's clients are sent away.
+        has_tasks: whether the loop is asyncio's.
     """
 
-    __slots__ = ("farewell",)
+    __slots__ = ("farewell", "has_tasks")
 
     def __init__(self, in_flight: InFlight, farewell: Farewell) -> None:
         """Begin with none."""
         super().__init__(in_flight)
         self.farewell = farewell
+        self.has_tasks = False
 
     def all(self) -> list[ServedRequest]:
         """Return those in flight."""
@@ -69,7 +71,6 @@ class ServedRequest(LoopRequest):
     stands_before_send = True
     is_cut = False
     task: asyncio.Task[Any] | None
-    _current_task: ClassVar[Any] = staticmethod(current_task)
     _is_over = False
     _disconnected: asyncio.Event | None = None
 
@@ -79,7 +80,7 @@ class ServedRequest(LoopRequest):
         self._receive = receive
         self._send = send
         self._has_started = self._is_body_read = False
-        self.task = self._current_task()
+        self.task = current_task() if tracker.has_tasks else None
         # As in the base class.
         self.tracker = tracker
         self.arrived_before = tracker.last_arrival_at
@@ -168,7 +169,6 @@ class ForeignRequest(ServedRequest):
     """One in another event loop than asyncio's, whose application cannot be told, or cancelled, by us."""
 
     stands_before_receive = False
-    _current_task = staticmethod(lambda: None)
 
 
 class InsideRequest(ServedRequest):
