@@ -403,30 +403,33 @@ def test_a_handler_that_raises_ends_its_connection_and_is_told_to_the_loop() -> 
 
 def test_a_callback_that_is_no_coroutine_is_served_and_cut_off() -> None:
     """The task that reads is known by its reading."""
-    cancelled = threading.Event()
+    asks = threading.Event()
+    was_open: list[bool] = []
     tasks: list[asyncio.Task[None]] = []
 
-    async def serve(reader: asyncio.StreamReader) -> None:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        asks.set()
         await reader.readline()
         name_request("stuck")
         try:
             await asyncio.Event().wait()
         except asyncio.CancelledError:
-            cancelled.set()
+            was_open.append(not writer.is_closing())
             raise
 
     def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        tasks.append(asyncio.get_running_loop().create_task(serve(reader)))
+        tasks.append(asyncio.get_running_loop().create_task(serve(reader, writer)))
         tasks[0].add_done_callback(lambda _: writer.close())
 
     server = AsyncioServer(connected, "127.0.0.1", 0)
     client = LineClient(server.start())
+    assert asks.wait(TIMEOUT)  # It reads before there is anything.
     client.send(b"hello")
     eventually(lambda: [request.name for request in server.in_flight.snapshot()] == ["stuck"])
     server.close_listener(Deadline.after(TIMEOUT))
     assert not server.drain(Deadline.after(0.1))
     assert [str(request).partition(" from ")[0] for request in server.cut_off()] == ["stuck"]
-    assert cancelled.is_set()
+    assert was_open == [True], "it is cancelled while it can still say so"
     client.close()
 
 

@@ -162,8 +162,12 @@ class AsyncioConnection:
         """Note that the handler asks for input."""
         if self.task is None:
             self.task = asyncio.current_task()  # the handler is no coroutine, and has made a task of its own
-        if self.received != self.boundary and self.writes != self._answered_from and not self._is_marked:
+        if self.received == self.boundary or self.writes == self._answered_from or self._is_marked:
+            return
+        if self._reader._buffer or self._connections.is_draining:  # noqa: SLF001 - see is_busy
             self._end_request()
+        else:
+            self.boundary = self.received
 
     def identify(self, name: str, *, is_health_check: bool = False) -> None:
         """Name the request in flight, if there is one. A health check's arrival is taken back, but for its instant."""

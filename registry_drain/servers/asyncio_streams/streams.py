@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 ClientConnected = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[object] | None]
 """What :func:`asyncio.start_server` calls for each connection."""
 
+# On the path of every request they are called by name: super() looks them up each time.
+_Reader, _Writer = asyncio.StreamReader, asyncio.StreamWriter
+
 
 class TrackedReader(asyncio.StreamReader):
     """A reader that tells when its handler asks for input, and when input comes."""
@@ -36,29 +39,38 @@ class TrackedReader(asyncio.StreamReader):
         if connection.received == connection.boundary and not connection.is_in_mark:
             connection.begin_request()
         connection.received += len(data)
-        super().feed_data(data)
+        _Reader.feed_data(self, data)
 
-    # These call each other. The first one asks for input; the second does no harm.
+    # These call each other: the first one asks for input; the second does no harm, and costs little. Hence the look
+    # before the call.
 
     def read(self, n: int = -1) -> Coroutine[Any, Any, bytes]:
         """Read; see :meth:`asyncio.StreamReader.read`."""
-        self._connection.begin_read()
-        return super().read(n)
+        connection = self._connection
+        if connection.received != connection.boundary or connection.task is None:
+            connection.begin_read()
+        return _Reader.read(self, n)
 
     def readline(self) -> Coroutine[Any, Any, bytes]:
         """Read; see :meth:`asyncio.StreamReader.readline`."""
-        self._connection.begin_read()
-        return super().readline()
+        connection = self._connection
+        if connection.received != connection.boundary or connection.task is None:
+            connection.begin_read()
+        return _Reader.readline(self)
 
     def readexactly(self, n: int) -> Coroutine[Any, Any, bytes]:
         """Read; see :meth:`asyncio.StreamReader.readexactly`."""
-        self._connection.begin_read()
-        return super().readexactly(n)
+        connection = self._connection
+        if connection.received != connection.boundary or connection.task is None:
+            connection.begin_read()
+        return _Reader.readexactly(self, n)
 
     def readuntil(self, separator: Any = b"\n") -> Coroutine[Any, Any, bytes]:
         """Read; see :meth:`asyncio.StreamReader.readuntil`."""
-        self._connection.begin_read()
-        return super().readuntil(separator)
+        connection = self._connection
+        if connection.received != connection.boundary or connection.task is None:
+            connection.begin_read()
+        return _Reader.readuntil(self, separator)
 
 
 class TrackedWriter(asyncio.StreamWriter):
@@ -73,9 +85,10 @@ class TrackedWriter(asyncio.StreamWriter):
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
         """Write; see :meth:`asyncio.StreamWriter.write`. Thrown away once our FIN is out."""
-        if not self._connection.is_half_closed:
-            self._connection.writes += 1
-            super().write(data)
+        connection = self._connection
+        if not connection.is_half_closed:
+            connection.writes += 1
+            _Writer.write(self, data)
 
     def writelines(self, data: Iterable[bytes | bytearray | memoryview]) -> None:
         """Write; see :meth:`asyncio.StreamWriter.writelines`."""
