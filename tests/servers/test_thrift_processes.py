@@ -28,7 +28,7 @@ from registry_drain.servers.base import DrainableServer
 from registry_drain.servers.listener import listening_sockets
 from registry_drain.servers.listener.activation import ListeningSockets
 from registry_drain.servers.stop_state import StopState
-from registry_drain.servers.thrift_server import ThriftProcessServer, ThriftServer
+from registry_drain.servers.thrift_server import ThriftProcessServer, ThriftServer, child
 from registry_drain.servers.thrift_server.shared_table import SharedStopState, SharedTable
 from registry_drain.servers.thrift_server.supervisor import STOP_SIGNALS
 from registry_drain.testing.server_contract import ContractClient, ServerContract
@@ -38,6 +38,8 @@ from tests.support.tls_files import TlsFiles
 
 TIMEOUT = 20.0
 FRAMED = TFramedTransportFactory()
+TICK = 0.050
+"""Of the kernel's clock, at the most."""
 
 # Forking while a test runner has threads of its own: the warning is right, and the one fork of the adapter stands it.
 pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
@@ -284,6 +286,74 @@ def test_health_checks_are_no_arrivals() -> None:
         client.send(b"up?", name="ping")
         assert client.receive() == b"up?"
         assert (server.in_flight.total, server.in_flight.last_arrival_at) == (0, None)
+
+
+def test_when_the_last_call_came_is_known_though_nobody_looked_then() -> None:
+    """The child asks the kernel once a second: a stop does not wait for callers who have long gone."""
+    with serving(bytes) as (server, client):
+        client.send(b"hello")
+        assert client.receive() == b"hello"
+        at = time.monotonic()
+        eventually(lambda: any(slot.served == slot.noted == 1 for slot in server._table.used()))
+        assert 0.0 < (server.in_flight.last_arrival_at or 0.0) < at + TICK
+
+
+def test_during_the_stop_a_child_asks_more_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Or the stop would wait for up to a second too long."""
+    monkeypatch.setattr(child, "LOOK_EVERY", 3600.0)
+    with serving(bytes) as (server, client):
+        server.in_flight.stop_state.enter(Phase.PROPAGATING, 0.0)
+        with contextlib.closing(EchoClient(client.sock.getpeername(), FRAMED, timeout=TIMEOUT)) as late:
+            late.send(b"hello")
+            assert late.receive() == b"hello"
+            eventually(lambda: any(slot.served == slot.noted == 1 for slot in server._table.used()))
+
+
+@pytest.mark.parametrize("kind", [TForkingServer, TProcessPoolServer])
+def test_when_the_last_call_of_a_closed_connection_came_is_known(kind: Any) -> None:
+    """Though the child may have exited before it asked for the second time."""
+    with serving(bytes, kind) as (server, client):
+        client.send(b"hello")
+        assert client.receive() == b"hello"
+        at = time.monotonic()
+        client.close()
+        eventually(lambda: not server.connection_count)
+        time.sleep(2 * TICK)  # or it might have come now
+        assert 0.0 < (server.in_flight.last_arrival_at or 0.0) < at + TICK
+
+
+def test_when_a_call_came_that_is_cut_off_is_known() -> None:
+    """Though nobody has looked since."""
+    with serving(hang) as (server, client):
+        client.send(b"never")
+        eventually(lambda: any(slot.served for slot in server._table.used()))
+        at = time.monotonic()
+        time.sleep(2 * TICK)
+        (request,) = server.cut_off()
+        assert request.started_at < at + TICK
+
+
+def test_until_the_child_has_asked_a_call_came_when_it_was_first_seen() -> None:
+    """That is later than it was, and stays the same."""
+    table = SharedTable(2)
+    table.head.slots_used = 2
+    slot = table.slots[1]
+    slot.open("client")
+    assert (table.total, table.last_arrival_at, table.requests()) == (0, None, [])
+    slot.served = 1
+    at = time.monotonic()
+    (request,) = table.requests()
+    assert (table.total, table.last_arrival_at) == (1, request.started_at)
+    assert request.started_at >= at
+    assert table.requests() == [request]
+    slot.note(at - 5.0, 1)
+    assert (table.last_arrival_at, table.requests()[0].started_at) == (at - 5.0, at - 5.0)
+    slot.rest()
+    slot.served = 2
+    assert (table.last_arrival_at or 0.0) >= at, "what was noted is of the call before"
+    slot.note(at - 1.0, 2)
+    slot.note(at - 5.0, 1)
+    assert table.last_arrival_at == at - 1.0, "a thread that was slower knows less"
 
 
 def test_a_child_cannot_stop_the_server() -> None:

@@ -12,9 +12,11 @@ import time
 from registry_drain.clock import Deadline
 from registry_drain.servers.connections import Connections
 from registry_drain.servers.thrift_server.controls import LOOK_EVERY, Controls, is_set
-from registry_drain.servers.thrift_server.shared_table import Slot
+from registry_drain.servers.thrift_server.shared_table import NOTED_ALWAYS, Slot
 
 _DRAIN_STEP = 0.005
+_LOOK_EVERY_WHILE_STOPPING_S = 0.100
+"""Seconds between two looks when a call came: the stop waits for a second without any."""
 
 
 class Child:
@@ -44,13 +46,21 @@ class Child:
         poller.register(self._controls.drain, select.POLLIN)
         is_draining = False
         while True:
-            poller.poll(LOOK_EVERY * 1000)
+            is_stopping = self._connections.stop_state.is_stopping
+            poller.poll(1000 * (_LOOK_EVERY_WHILE_STOPPING_S if is_stopping else LOOK_EVERY))
+            self._note_arrival()
             if is_set(self._controls.cut) or os.getppid() != self._parent_pid:
                 self._cut_off()
             if not is_draining and is_set(self._controls.drain):
                 is_draining = True
                 poller.unregister(self._controls.drain)  # It stays readable.
                 threading.Thread(target=self._drain, name="registry-drain-thrift-drain", daemon=True).start()
+
+    def _note_arrival(self) -> None:
+        """Ask the kernel when the last request came, if one has come since it was last asked."""
+        served = self._slot.served
+        if self._slot.noted not in {NOTED_ALWAYS, served}:
+            self._slot.note(self._connections.last_arrival_at, served)
 
     def _drain(self) -> None:
         # Until the process ends: a pool's worker may be given further connections.

@@ -258,9 +258,9 @@ class ThriftProcessServer:
 
     def _left_in_slots(self) -> list[InFlightRequest]:
         left = []
-        for slot in self._table.used():
+        for index, slot in enumerate(self._table.used()):
             if slot.is_cut or slot.is_busy:
-                left.append(slot.describe())
+                left.append(self._table.describe(index))
             slot.is_cut = 0
             slot.close()
         return left
