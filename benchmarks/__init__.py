@@ -10,7 +10,7 @@ import statistics
 import subprocess
 import sys
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 
 _HANGS_AFTER = 60.0
@@ -27,6 +27,16 @@ def keep_apart(server: subprocess.Popen[str] | subprocess.Popen[bytes]) -> None:
     with suppress(ProcessLookupError):
         os.sched_setaffinity(server.pid, _PROCESSORS[-1:])
         os.sched_setaffinity(0, _PROCESSORS[:1])
+
+
+def take_turns(bare: Callable[[], float], ours: Callable[[], float], batches: int) -> list[tuple[float, float]]:
+    """Run that many batches of each, there and back; return the seconds that both took side by side, pair by pair."""
+    times = []
+    for _ in range(batches // 2):
+        times.append((bare(), ours()))
+        second, first = ours(), bare()
+        times.append((first, second))
+    return times
 
 
 def throughput_ratio(times: Iterable[tuple[float, float]]) -> float:

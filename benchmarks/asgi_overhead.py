@@ -19,12 +19,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 
 import hypercorn.asyncio
 import hypercorn.config
 import uvicorn
 
-from benchmarks import keep_apart, throughput_ratio
+from benchmarks import keep_apart, take_turns, throughput_ratio
 from registry_drain.clock import Deadline
 from registry_drain.hosted import drained
 from registry_drain.servers.asgi_adapter import ASGIAdapter
@@ -147,11 +148,7 @@ def measure(case: str, rounds: int) -> float:
         bare, ours = ServerProcess(case, "bare"), ServerProcess(case, "ours")
         for server in (bare, ours) * 5:
             run_batch(server.clients)  # both warm
-        times: list[tuple[float, float]] = []
-        for _ in range(BATCHES // 2):
-            times.append((run_batch(bare.clients), run_batch(ours.clients)))
-            second, first = run_batch(ours.clients), run_batch(bare.clients)
-            times.append((first, second))
+        times = take_turns(partial(run_batch, bare.clients), partial(run_batch, ours.clients), BATCHES)
         bare.stop()
         ours.stop()
         without, with_us = (CLIENTS * CALLS / statistics.median(each) for each in zip(*times, strict=True))

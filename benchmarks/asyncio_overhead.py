@@ -19,7 +19,7 @@ import subprocess
 import sys
 import time
 
-from benchmarks import throughput_ratio
+from benchmarks import take_turns, throughput_ratio
 from registry_drain import AsyncService
 from registry_drain.servers.asyncio_streams import AsyncioServer
 
@@ -124,11 +124,7 @@ def main() -> int:
         bare, ours = ServerProcess("bare"), ServerProcess("drainable")
         for server in (bare, ours) * 5:
             server.run_batch()  # both warm
-        times: list[tuple[float, float]] = []
-        for _ in range(BATCHES // 2):
-            times.append((bare.run_batch(), ours.run_batch()))
-            second, first = ours.run_batch(), bare.run_batch()
-            times.append((first, second))
+        times = take_turns(bare.run_batch, ours.run_batch, BATCHES)
         bare.stop()
         counted, made = int(ours.stop()), CLIENTS * CALLS * (5 + len(times))
         assert counted == made, f"{counted} requests counted, {made} made"

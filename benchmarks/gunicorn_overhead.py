@@ -26,7 +26,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from benchmarks import keep_apart, throughput_ratio
+from benchmarks import keep_apart, take_turns, throughput_ratio
 
 GOAL = 0.95
 ROUNDS = 25
@@ -158,12 +158,7 @@ def ratio_of(bare: GunicornProcess, drained: GunicornProcess) -> float:
     """Return the throughput with ``drain()`` as a share of that without, in one round."""
     for gunicorn in (bare, drained) * 3:
         gunicorn.run_batch()  # both warm
-    times: list[tuple[float, float]] = []
-    for _ in range(BATCHES // 2):
-        times.append((bare.run_batch(), drained.run_batch()))
-        second, first = drained.run_batch(), bare.run_batch()
-        times.append((first, second))
-    return throughput_ratio(times)
+    return throughput_ratio(take_turns(bare.run_batch, drained.run_batch, BATCHES))
 
 
 def one_round(kind: str) -> float:

@@ -28,13 +28,14 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 from xmlrpc.client import dumps
 from xmlrpc.server import SimpleXMLRPCRequestHandler, SimpleXMLRPCServer
 
-from benchmarks import keep_apart, throughput_ratio
+from benchmarks import keep_apart, take_turns, throughput_ratio
 from registry_drain.servers.base import DrainableServer
 from registry_drain.servers.http import ASGIMiddleware, WSGIMiddleware
 from registry_drain.servers.http.asgi_types import Receive, Scope, Send
@@ -253,11 +254,7 @@ def measure(case: str, rounds: int) -> tuple[float, float]:
         for server in (bare, ours) * 3:
             server.run_batch(request)  # both warm
         bare.processor_s = ours.processor_s = 0.0
-        times: list[tuple[float, float]] = []
-        for _ in range(BATCHES // 2):
-            times.append((bare.run_batch(request), ours.run_batch(request)))
-            second, first = ours.run_batch(request), bare.run_batch(request)
-            times.append((first, second))
+        times = take_turns(partial(bare.run_batch, request), partial(ours.run_batch, request), BATCHES)
         bare.stop()
         ours.stop()
         without, tracked = (CLIENTS * CALLS / statistics.median(each) for each in zip(*times, strict=True))

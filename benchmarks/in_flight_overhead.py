@@ -17,11 +17,12 @@ import subprocess
 import sys
 import threading
 import time
+from functools import partial
 
 from thrift.protocol.TBinaryProtocol import TBinaryProtocol
 from thrift.transport.TTransport import TMemoryBuffer
 
-from benchmarks import throughput_ratio
+from benchmarks import take_turns, throughput_ratio
 from examples.thrift_calculator.calculator.Calculator import Client
 from examples.thrift_calculator.server import Calculator, new_threaded_server
 from registry_drain.clock import Deadline
@@ -120,11 +121,7 @@ def main() -> int:
         )
         for clients in (to_bare, to_ours) * 5:
             run_batch(clients, request)  # both warm
-        times: list[tuple[float, float]] = []
-        for _ in range(BATCHES // 2):
-            times.append((run_batch(to_bare, request), run_batch(to_ours, request)))
-            second, first = run_batch(to_ours, request), run_batch(to_bare, request)
-            times.append((first, second))
+        times = take_turns(partial(run_batch, to_bare, request), partial(run_batch, to_ours, request), BATCHES)
         for client in to_bare + to_ours:
             client.close()
         bare.stop()

@@ -25,6 +25,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -35,7 +36,7 @@ from thrift.transport.TSocket import TServerSocket
 from thriftpy2.contrib.aio.rpc import make_server as make_aio_server
 from thriftpy2.rpc import make_server
 
-from benchmarks import throughput_ratio
+from benchmarks import take_turns, throughput_ratio
 from benchmarks.in_flight_overhead import CALLS, encoded_request, run_batch
 from examples.thrift_calculator.calculator.Calculator import Processor
 from examples.thrift_calculator.server import Calculator, new_pool_server, new_process_pool_server, new_threaded_server
@@ -199,9 +200,7 @@ def measure(kind: str, seconds: float) -> Ratios:
     times: list[tuple[float, float]] = []
     ends_at = time.perf_counter() + seconds
     while time.perf_counter() < ends_at:
-        times.append((run_batch(bare, request), run_batch(ours, request)))
-        second, first = run_batch(ours, request), run_batch(bare, request)
-        times.append((first, second))
+        times += take_turns(partial(run_batch, bare, request), partial(run_batch, ours, request), 2)
     spent = [server.cpu_seconds() - before for server, before in zip(servers, spent_before, strict=True)]
     for client in bare + ours:
         client.close()

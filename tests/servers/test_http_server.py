@@ -266,6 +266,20 @@ def delist(adapter: HttpServer, seconds: float = PATIENCE) -> None:
     adapter.in_flight.stop_state.enter(Phase.PROPAGATING, Deadline.after(seconds).at)
 
 
+class HeldBack:
+    """An echo that is given once its gate is open."""
+
+    def __init__(self) -> None:
+        """Close the gate."""
+        self.entered, self.gate = threading.Event(), threading.Event()
+
+    def __call__(self, body: bytes) -> bytes:
+        """Wait, and echo."""
+        self.entered.set()
+        self.gate.wait(PATIENCE)
+        return body
+
+
 def test_clients_are_told_to_close_once_delisted(stage: Any) -> None:
     """Each answer says so from the propagation wait on, and the connection ends behind it: nothing drains yet."""
     adapter, connect = stage()
@@ -438,23 +452,17 @@ def test_late_requests_can_be_refused_from_the_closed_listener_on(stage: Any) ->
 
 def test_requests_are_named_by_their_first_line(stage: Any) -> None:
     """Without the query, which may be secret. Until that line is there, a connection's last request names no other."""
-    entered, gate = threading.Event(), threading.Event()
-
-    def serve(body: bytes) -> bytes:
-        entered.set()
-        gate.wait(PATIENCE)
-        return body
-
-    adapter, connect = stage(serve)
+    held = HeldBack()
+    adapter, connect = stage(held)
     client = connect()
 
     def names() -> list[str]:
         return [request.name for request in adapter.in_flight.snapshot()]
 
     client.sock.sendall(b"POST /sum?secret=1 HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n\r\nx")
-    assert entered.wait(PATIENCE)
+    assert held.entered.wait(PATIENCE)
     assert names() == ["POST /sum"]
-    gate.set()
+    held.gate.set()
     assert client.receive() == b"x"
     client.sock.sendall(b"POST /diff")
     eventually(lambda: names() == ["(unnamed)"], because="half a line is a request")
@@ -462,19 +470,13 @@ def test_requests_are_named_by_their_first_line(stage: Any) -> None:
 
 def test_a_request_at_work_when_the_instance_is_delisted_is_the_last(stage: Any) -> None:
     """Its handler was made before the stop began."""
-    entered, gate = threading.Event(), threading.Event()
-
-    def serve(body: bytes) -> bytes:
-        entered.set()
-        gate.wait(PATIENCE)
-        return body
-
-    adapter, connect = stage(serve)
+    held = HeldBack()
+    adapter, connect = stage(held)
     client = connect()
     client.send(b"x")
-    assert entered.wait(PATIENCE)
+    assert held.entered.wait(PATIENCE)
     delist(adapter)
-    gate.set()
+    held.gate.set()
     assert client.receive() == b"x"
     assert client.is_told_to_close
     assert client.sock.recv(1) == b""
@@ -493,19 +495,17 @@ def test_a_handler_that_waits_in_vain_ends_without_an_error(stage: Any, capfd: p
 
 def test_a_handler_may_name_its_request(stage: Any) -> None:
     """As a JSON-RPC service does, whose requests all have the same path."""
-    entered, gate = threading.Event(), threading.Event()
+    held = HeldBack()
 
     def serve(body: bytes) -> bytes:
         name_request("subtract")
-        entered.set()
-        gate.wait(PATIENCE)
-        return body
+        return held(body)
 
     adapter, connect = stage(serve)
     connect().send(b"x")
-    assert entered.wait(PATIENCE)
+    assert held.entered.wait(PATIENCE)
     assert [request.name for request in adapter.in_flight.snapshot()] == ["subtract"]
-    gate.set()
+    held.gate.set()
 
 
 def test_a_partial_handler_is_understood(tmp_path: Path, stage: Any) -> None:
