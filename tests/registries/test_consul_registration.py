@@ -208,7 +208,7 @@ def test_a_predecessor_returns_when_its_successor_has_left(consul_agent: ConsulA
     with Members() as members:
         old = members.registered(consul_agent.url + FAST, instance(unique))
         new = members.registered(consul_agent.url + FAST, instance(unique, 9091))
-        eventually(lambda: not old.is_registered, timeout=10, because="the predecessor notices")
+        eventually(lambda: old._renewing._has_yielded, timeout=10, because="the predecessor notices")
         new.on_shutdown(soon())
         eventually(lambda: set(consul_agent.instances(unique)) == {old.consul_id}, timeout=10, because="it returns")
 

@@ -15,7 +15,7 @@ from registry_drain.registries.consul.registration import ConsulRegistration
 from registry_drain.registries.consul.registration.agent_identity import AgentIdentity, read_identity
 from registry_drain.registries.consul.registration.disappearance import Disappearance
 from tests.conftest import NewConsulAgent
-from tests.registries.consul_tools import FAST, Members, instance, never, soon
+from tests.registries.consul_tools import FAST, Liar, Lie, Members, instance, never, proxied, soon
 from tests.support.consul_process import ConsulAgent, find_consul
 from tests.support.processes import eventually
 from tests.support.tcp_proxy import TcpProxy
@@ -185,6 +185,30 @@ def test_an_agent_whose_data_was_deleted_is_no_operator(
         shutil.rmtree(agent.directory / "data")
         agent.start()
         is_back(agent, unique, registration)
+
+
+def test_it_is_back_though_the_answer_to_that_was_lost(new_consul_agent: NewConsulAgent, unique: str) -> None:
+    """A busy agent takes the registration and answers too late. A removal after that is known as one."""
+    agent = new_consul_agent()
+    lost: list[str] = []
+
+    def lose_the_first(method: str, path: str) -> Lie | None:
+        if lost != [""] or method != "PUT" or "/v1/agent/service/register" not in path:
+            return None
+        agent.put("/v1/agent/service/register", registration._standing.own.payload())
+        lost.append(path)
+        return 500, b"No cluster leader"
+
+    with Liar(agent, lose_the_first) as link, Members() as members:
+        registration = members.registered(proxied(agent, link.address), instance(unique))
+        identified(registration)
+        lost.append("")
+        agent.restart(kill=True)
+        eventually(lambda: len(lost) == 2, timeout=20, because="it is registered again")
+        is_back(agent, unique, registration)
+        identified(registration)
+        deregister(agent, registration)
+        is_out(agent, unique, registration)
 
 
 def test_an_agent_that_kept_everything_is_just_told_again(new_consul_agent: NewConsulAgent, unique: str) -> None:

@@ -28,12 +28,16 @@ class LastTaken:
         """Whether the agent keeps another token for us than the one that counts now."""
         return self._token != self._standing.address.tokens.current()
 
+    def forget_agent(self) -> None:
+        """A registration is about to be sent. It may be another agent than before."""
+        with self._lock:
+            self._agent, self._is_agent_asked = None, False
+
     def note_registration(self, token: str, sent_at: float) -> None:
-        """The agent took a registration. It may be another agent than before."""
+        """The agent took a registration."""
         with self._lock:
             self._token = token
             self._sent_at, self._opened = sent_at, self._standing.writer.opened
-            self._agent, self._is_agent_asked = None, False
 
     def note_beat(self, sent_at: float, deadline: Deadline) -> None:
         """The agent took a heartbeat; ask it, once, who it is."""

@@ -51,6 +51,7 @@ class Registering:
         params = None if keeps_checks else {"replace-existing-checks": "true"}
         body = standing.own.payload()
         sent_at = standing.clock.now()
+        self._taken.forget_agent()  # now: it may take this, and the answer be lost
         standing.writer.call("PUT", "agent", "service", "register", deadline=deadline, params=params, body=body)
         self._taken.note_registration(token, sent_at)
 

@@ -31,8 +31,8 @@ class Renewing:
                 self._registering.put(deadline, keeps_checks=True)
         if is_known:
             self._has_yielded = False
-            if standing.removed.is_noted:  # somebody has put the very entry back
-                standing.note_listed()
+            # Somebody may have put the very entry back, or the agent has taken one of ours and its answer was lost.
+            standing.note_listed()
             self._taken.note_beat(sent_at, deadline)
             return self.settle(deadline) if self._is_unsettled else ""
         if is_between:
