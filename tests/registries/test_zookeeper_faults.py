@@ -343,6 +343,33 @@ def test_a_goodbye_whose_answer_was_lost_is_a_success(stage: Stage, tcp_proxy: N
     assert stop.result().outcome is RemovalOutcome.CONFIRMED
 
 
+def test_an_attempt_to_reconnect_that_hangs_keeps_no_removal(stage: Stage, tcp_proxy: NewProxy) -> None:
+    """The server is back, but not for those who connected while it started: it is asked by a new connection."""
+    proxy = tcp_proxy(stage.server.hosts)
+    registration = stage.registered(stage.registry(hosts=proxy.address, session_timeout=10.0))
+    before = proxy.accepted_connections
+    proxy.delay_answers(60.0)
+    proxy.drop_connections()
+    eventually(lambda: proxy.accepted_connections == before + 2, because="both sessions try")
+    proxy.pass_through()
+    removal = registration.on_shutdown(within(4.0))
+    assert removal.outcome is RemovalOutcome.CONFIRMED, removal
+
+
+def test_the_first_new_connection_may_hang_too(stage: Stage, tcp_proxy: NewProxy) -> None:
+    """Each is given up in time for the next."""
+    proxy = tcp_proxy(stage.server.hosts)
+    registration = stage.registered(stage.registry(hosts=proxy.address, session_timeout=10.0))
+    before = proxy.accepted_connections
+    proxy.delay_answers(60.0)
+    proxy.drop_connections()
+    stop = Background(lambda: registration.on_shutdown(within(9.0)))
+    eventually(lambda: proxy.accepted_connections == before + 3, because="the removal tries")
+    proxy.pass_through()
+    removal = stop.result()
+    assert removal.outcome is RemovalOutcome.CONFIRMED, removal
+
+
 def test_a_lost_goodbye_alone_is_no_proof(stage: Stage, tcp_proxy: NewProxy) -> None:
     """An absent node is not called confirmed while our session may live and its requests lie unread somewhere."""
     proxy = tcp_proxy(stage.server.hosts)

@@ -18,8 +18,9 @@ session is over the object is never used again; whoever needs a session makes an
    the state that preceded it. If the goodbye was lost, ``end`` resumes the session by its id and password on a new
    connection and says it again. Only after that is an absent node proof that it stays absent: requests of a broken
    connection may still lie unread in the server's socket.
-6. A server may hang, and kazoo takes two thirds of the session's time-out to notice. So a goodbye that is not answered
-   soon is said again in the same way, to another server where there is one.
+6. A server may hang, and kazoo takes two thirds of the session's time-out to notice, or all of it while it connects. So
+   a goodbye that is not answered soon is said again in the same way, to another server where there is one. And one that
+   cannot be said, for want of a connection, is said that way at once: it may be kazoo's own attempt that hangs.
 
 kazoo's ``stop()`` can block (a black hole, a resolver), so it runs in a thread of its own which nobody waits for
 without a limit. Locks guard the fields only.

@@ -19,7 +19,8 @@ log = logging.getLogger(__name__)
 _LONGEST_HOLD = 5.0
 """Seconds until a session that somebody forgot to let go of is let go."""
 GOODBYE_PATIENCE = 1.5
-"""Seconds until rule 6: an ensemble that elects a leader has hung up by then, and a busy one has answered."""
+"""Seconds until rule 6: an ensemble that elects a leader has hung up by then, and a busy one has answered. As long
+may the first new connection take."""
 
 
 class Resumed(Protocol):
@@ -68,6 +69,7 @@ class SessionEnding:
         self._client = client
         self._resume = resume
         self._is_goodbye_said = False
+        self._patience = GOODBYE_PATIENCE
         self._release = threading.Event()
         self._stopped = threading.Event()
 
@@ -113,13 +115,14 @@ class SessionEnding:
         is_under_way = self._is_goodbye_said and state.phase in {SessionPhase.CONNECTED, SessionPhase.OVER}
         if not is_under_way:
             self.begin()
-        # Without an id there is nothing that could be said elsewhere.
-        patient = deadline if state.key is None else deadline.capped(GOODBYE_PATIENCE)
-        is_over = patient.wait(state.over)
+        if state.key is None:  # nothing could be said elsewhere
+            deadline.wait(state.over)
+        elif is_under_way:
+            deadline.capped(GOODBYE_PATIENCE).wait(state.over)
         if state.is_dead:
             return
         self.begin()
-        if not is_over and deadline.is_past:
+        if deadline.is_past:
             raise RegistryTimeoutError(f"{self._settings.url}: closing the session was not answered in time")
         try:
             self._say_it_elsewhere(deadline)
@@ -138,6 +141,9 @@ class SessionEnding:
         return self._end_resumed(self._settings, deadline)
 
     def _end_resumed(self, settings: SessionSettings, deadline: Deadline) -> None:
+        # Each attempt may take twice as long as the one before: a server that hangs is left, a slow one is waited for.
+        deadline = deadline.capped(self._patience)
+        self._patience *= 2
         resumed = self._resume(settings)
         try:
             try:

@@ -7,12 +7,12 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from registry_drain.clock import Clock, Deadline
-from registry_drain.errors import PermissionRefusedError, RegistryError
+from registry_drain.errors import PermissionRefusedError
 from registry_drain.registries.zookeeper.client import SessionKey, new_client
 from registry_drain.registries.zookeeper.refusal import Need
 from registry_drain.registries.zookeeper.session.calls import Request, SessionCalls
 from registry_drain.registries.zookeeper.session.ending import SessionEnding
-from registry_drain.registries.zookeeper.session.state import SessionPhase, SessionState, session_text
+from registry_drain.registries.zookeeper.session.state import SessionState, session_text
 from registry_drain.registries.zookeeper.session_errors import SessionErrors
 from registry_drain.registries.zookeeper.settings import Cancellation, SessionSettings
 
@@ -156,12 +156,6 @@ class ZooKeeperSession:
             RegistryUnavailableError: that is not known by the deadline, or not yet. Retryable: a further call resumes
                 the session and tries again.
         """
-        if not (self._state.is_ending or self._state.phase is SessionPhase.OVER):
-            # A goodbye needs a connection: while there is none kazoo's stop() leaves without saying it.
-            try:
-                self.wait_connected(deadline)
-            except RegistryError as error:
-                log.debug("ending %r without a connection: %s", self, error)
         self._ending.make_sure(deadline)
 
     def _resumed(self, settings: SessionSettings) -> ZooKeeperSession:
