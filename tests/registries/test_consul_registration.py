@@ -276,7 +276,7 @@ def test_fence_cuts_off_a_register_that_hangs(consul_agent: ConsulAgent, unique:
         eventually(lambda: link.recorded, because="the request is on its way")
         began = soon(100)
         registration.fence(soon(1))
-        assert 100 - began.remaining() < 1.5
+        assert 100 - began.remaining() < 5
         error = call.ended(5, "register()").error
         assert isinstance(error, LiveOwnerError), error
         link.pass_through()

@@ -90,7 +90,7 @@ def test_close_does_not_wait_for_the_query(consul_agent: ConsulAgent, unique: st
             link.black_hole()
         began = time.monotonic()
         watch.close()
-        assert time.monotonic() - began < 0.5
+        assert time.monotonic() - began < 4
         assert not watch._thread.is_alive()
 
 
