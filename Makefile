@@ -82,10 +82,12 @@ $(UVLOOP)/.installed: pyproject.toml $(STAMP)
 ASYNC_SERVERS := aiohttp or asgi or async or granian or gunicorn or hosted or httptools or hypercorn or uvicorn or uvloop
 test-uvloop: $(UVLOOP)/.installed ## whatever runs in an event loop, with uvloop and httptools
 	@mkdir -p $(LOGS)
-	@$(UVLOOP)/bin/python -m pytest tests/servers tests/hosted tests/examples tests/handover tests/test_async_service.py \
-		-k '$(ASYNC_SERVERS)' -m 'not consul and not zookeeper and not slow' $(PARALLEL) $(ARGS) $(LOGGED)
-	@$(UVLOOP)/bin/python -m pytest tests/hosted -k '$(ASYNC_SERVERS)' -m 'slow and not consul and not zookeeper' \
-		$(ARGS) | tee $(LOGS)/$@-slow.log
+	@failed=; \
+	$(UVLOOP)/bin/python -m pytest tests/servers tests/hosted tests/examples tests/handover tests/test_async_service.py \
+		-k '$(ASYNC_SERVERS)' -m 'not consul and not zookeeper and not slow' $(PARALLEL) $(ARGS) $(LOGGED) || failed=1; \
+	$(UVLOOP)/bin/python -m pytest tests/hosted -k '$(ASYNC_SERVERS)' -m 'slow and not consul and not zookeeper' \
+		$(ARGS) | tee $(LOGS)/$@-slow.log || failed=1; \
+	[ -z "$$failed" ]
 
 # py-consul installs the same import name as python-consul, hence an environment of its own.
 $(PY_CONSUL)/.installed: pyproject.toml $(STAMP)

@@ -173,6 +173,7 @@ def main() -> int:
     """Measure, print, and return 0 if the goal is met."""
     parser = argparse.ArgumentParser(description="What drain() costs a gunicorn.")
     parser.add_argument("kinds", nargs="*", metavar="worker class", help=f"of {', '.join(KINDS)}; default: all")
+    signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))  # and not without ending the gunicorns
     kinds = parser.parse_args().kinds or list(KINDS)
     if unknown := set(kinds) - set(KINDS):
         parser.error(f"no such worker class: {', '.join(unknown)}")
