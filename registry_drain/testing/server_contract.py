@@ -26,6 +26,7 @@ from collections.abc import Callable, Iterator
 
 from registry_drain.errors import ServerError
 from registry_drain.servers.base import DrainableServer
+from registry_drain.servers.connections import UNSURE_QUIET
 from registry_drain.testing.bench import Call, promise, until
 from registry_drain.testing.server_stage import LARGE, REPLY, ContractClient, Stage
 
@@ -250,7 +251,7 @@ class ServerContract:
             promise(stage.entered.acquire(timeout=self.patience), "a request reaches its handler")
             stage.close_listener()
             draining = stage.draining()
-            draining.join(0.05)
+            draining.join(2 * UNSURE_QUIET)  # longer than a drain looks at a connection before it thinks it idle
             promise(draining.is_alive(), "the drain waits for an answer that is being written")
             promise(client.receive() == b"x" * LARGE, "an answer that is being written is finished")
             _raises(EOFError, client.receive, "the connection is closed behind it")

@@ -9,7 +9,6 @@ import socket
 import ssl
 import threading
 from collections.abc import Awaitable, Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +18,13 @@ from registry_drain.clock import Deadline
 from registry_drain.errors import ConfigurationError, ServerError
 from registry_drain.phases import Phase
 from registry_drain.servers.asyncio_streams import AsyncioServer
-from registry_drain.servers.base import DrainableServer, ListenerClosure
+from registry_drain.servers.base import DrainableServer
 from registry_drain.servers.current_request import mark_request, name_request, served, time_left
 from registry_drain.servers.in_flight import InFlight, InFlightRequest
 from registry_drain.service import Service
 from registry_drain.testing.bench import Call
 from registry_drain.testing.server_contract import ContractClient, ServerContract
+from tests.servers.application_loop import InApplicationsLoop
 from tests.servers.test_socket_server import LineClient
 from tests.support.processes import eventually, free_port
 from tests.support.tls_files import TlsFiles
@@ -113,51 +113,6 @@ class TestMarks(LineContract):
 
     handler = staticmethod(by_marks)
     request_name = "marked"
-
-
-class InApplicationsLoop:
-    """An adapter in a loop that is not its own, which ends after it: a :class:`DrainableServer`."""
-
-    def __init__(self, adapter: AsyncioServer, loop: asyncio.AbstractEventLoop | None = None) -> None:
-        """Run a loop in a thread, as an application would in its main thread."""
-        self._adapter = adapter
-        self._loop = loop or asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._run, name="application")
-        self._thread.start()
-        adapter.use_loop(self._loop)
-
-    def _run(self) -> None:
-        executor = ThreadPoolExecutor(thread_name_prefix="application")
-        self._loop.set_default_executor(executor)
-        self._loop.run_forever()
-        executor.shutdown(wait=False)
-        self._loop.close()
-
-    @property
-    def in_flight(self) -> InFlight:
-        """The adapter's."""
-        return self._adapter.in_flight
-
-    def start(self) -> tuple[str, int]:
-        """Start the adapter."""
-        return self._adapter.start()
-
-    def close_listener(self, deadline: Deadline) -> ListenerClosure:
-        """Close its listener."""
-        return self._adapter.close_listener(deadline)
-
-    def drain(self, deadline: Deadline) -> bool:
-        """Drain it."""
-        return self._adapter.drain(deadline)
-
-    def cut_off(self) -> tuple[InFlightRequest, ...]:
-        """Cut off what is left, and end the application. Once more: its loop is closed."""
-        cut = self._adapter.cut_off()
-        if not self._loop.is_closed():
-            assert self._loop.is_running(), "the application's loop is left alone"
-            self._loop.call_soon_threadsafe(self._loop.stop)
-            self._thread.join()
-        return cut
 
 
 class TestApplicationsLoop(LineContract):

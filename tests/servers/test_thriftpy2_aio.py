@@ -29,6 +29,7 @@ from registry_drain.servers.base import DrainableServer
 from registry_drain.servers.thriftpy2 import Thriftpy2AioServer
 from registry_drain.testing.bench import Call
 from registry_drain.testing.server_contract import ContractClient, ServerContract
+from tests.servers.application_loop import InApplicationsLoop
 from tests.servers.test_thriftpy2 import TIMEOUT, echo_thrift
 from tests.servers.thrift_echo import EchoClient, TlsEchoClient
 from tests.support.processes import eventually
@@ -110,6 +111,17 @@ class TestTls(TestBuffered):
     def connect(self, address: tuple[str, int]) -> ContractClient:
         """Return a client."""
         return TlsEchoClient(address, self._tls.ca, timeout=TIMEOUT)
+
+
+class TestTlsOnUvloop(TestTls):
+    """A loop that hides what lies below its TLS, where it is installed."""
+
+    def new_server(self, serve: Callable[[bytes], bytes]) -> DrainableServer:
+        """Return the adapter."""
+        uvloop: Any = pytest.importorskip("uvloop")
+        adapter = super().new_server(serve)
+        assert isinstance(adapter, Thriftpy2AioServer)
+        return InApplicationsLoop(adapter, uvloop.new_event_loop())
 
 
 def new_echo_server(serve: Callable[[bytes], bytes]) -> Thriftpy2AioServer:

@@ -275,7 +275,7 @@ class Thriftpy2AioServer:
             connection = client.connection
             # On the path of every request, hence spelled out: the common case of what else is called.
             if is_first:
-                if connections.is_draining or client.writer.transport.get_write_buffer_size():
+                if connections.is_draining or client.unsent():
                     await client.end_message(iprot)
                 else:
                     connection.boundary = client.given - unread_in(iprot.trans)

@@ -2,7 +2,8 @@
 
 Rules:
 
-1. A message counts as answered when its last byte is with the kernel: asyncio may hold some of it itself.
+1. A message counts as answered when its last byte is with the kernel: asyncio may hold some of it itself. Since Python
+   3.11 a TLS transport does not tell of what the one below it holds, so that one is asked.
 2. Bytes that come behind our end of the connection are thrown away: they belong to nobody's request.
 
 Source: ``thriftpy2/contrib/aio/socket.py`` of thriftpy2 0.7.
@@ -11,12 +12,15 @@ Source: ``thriftpy2/contrib/aio/socket.py`` of thriftpy2 0.7.
 from __future__ import annotations
 
 import asyncio
+import socket
+from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 from thriftpy2.contrib.aio.socket import StreamHandler
 
-from registry_drain.servers.connections import Connection
+from registry_drain.servers.connections import Connection, unacknowledged_bytes
 from registry_drain.servers.thriftpy2.boundaries import end_if_closed, end_of_file, unread_in
 
 _GOODBYE_LIMIT_S = 1.0
@@ -50,6 +54,7 @@ class TrackedStream(StreamHandler):
     Attributes:
         connection: what the drain knows of it.
         given: how many bytes the transports have been given.
+        unsent: tells how many written bytes are not with the kernel yet.
     """
 
     def __init__(self, connection: Connection, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -57,6 +62,9 @@ class TrackedStream(StreamHandler):
         super().__init__(reader, writer)  # type: ignore[no-untyped-call]
         self.connection = connection
         self.given = 0
+        self.unsent: Callable[[], int] = writer.transport.get_write_buffer_size
+        if writer.get_extra_info("ssl_object") is not None:
+            self.unsent = partial(_unsent_under_tls, writer.transport)
 
     async def read(self, size: int) -> bytes:
         """Return at least one byte, and at most ``size``."""
@@ -68,7 +76,7 @@ class TrackedStream(StreamHandler):
 
     async def end_message(self, iprot: Any) -> None:
         """Note a message boundary: what was begun before has been answered."""
-        if self.writer.transport.get_write_buffer_size():
+        if self.unsent():
             await self._flushed()
         connection = self.connection
         connection.leftover = connection.received - self.given + unread_in(iprot.trans)
@@ -78,10 +86,18 @@ class TrackedStream(StreamHandler):
 
     async def _flushed(self) -> None:
         """Wait until all that was written is with the kernel."""
-        transport = self.writer.transport
         # No event tells of it: drain() returns when there is room again, which is earlier.
-        while transport.get_write_buffer_size() and not transport.is_closing():  # noqa: ASYNC110
+        while self.unsent() and not self.writer.transport.is_closing():  # noqa: ASYNC110
             await asyncio.sleep(_FLUSH_STEP)
+
+
+def _unsent_under_tls(transport: asyncio.WriteTransport) -> int:
+    below = getattr(getattr(transport, "_ssl_protocol", None), "_transport", None)
+    if below is not None:
+        return transport.get_write_buffer_size() + int(below.get_write_buffer_size())
+    # uvloop does not show it. While it holds something, the kernel does: it gets more as soon as there is room.
+    sock: socket.socket | None = transport.get_extra_info("socket")
+    return 0 if sock is None else unacknowledged_bytes(sock)
 
 
 async def hang_up(connection: Connection, writer: asyncio.StreamWriter) -> None:
