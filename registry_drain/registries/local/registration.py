@@ -145,9 +145,9 @@ class LocalRegistration:
     def _look_for_removal(self) -> None:
         with self._lock:
             how = self._lost_name()
-            is_news = bool(how) and self._removed.mark(how)
-        if is_news:
-            self._removed.tell()
+            news = self._removed.mark(how) if how else ""
+        if news:
+            self._removed.tell(news)
 
     def _lost_name(self) -> str:
         """Return how it is known that somebody took our file's name away; empty if nobody did. Under the lock."""

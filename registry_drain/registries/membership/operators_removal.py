@@ -46,21 +46,20 @@ class OperatorsRemoval:
 
     def note(self, how: str) -> None:
         """It was removed, which is known by ``how``. Until it is lifted only the first note counts."""
-        if self.mark(how):
-            self.tell()
+        if line := self.mark(how):
+            self.tell(line)
 
-    def mark(self, how: str) -> bool:
-        """Do the first half of :meth:`note`, which calls nobody; return whether :meth:`tell` must follow."""
+    def mark(self, how: str) -> str:
+        """Do the first half of :meth:`note`, which calls nobody; return what :meth:`tell` is to say, or nothing."""
         with self._lock:
             if self._line:
-                return False
+                return ""
             self._line = removal_line(self._clock.unix_time(), how)
-            return True
+            return self._line
 
-    def tell(self) -> None:
-        """Log it, and call whoever wants to be told. Outside of every lock."""
-        with self._lock:
-            line, call = self._line, self._call
+    def tell(self, line: str) -> None:
+        """Log it, and call whoever wants to be told. Outside of every lock; it may have been lifted meanwhile."""
+        call = self._call
         where, instance = self._membership.url, self._membership.instance
         self._log.warning("%s stays out of %s until it is told to rejoin: %s", instance, where, line)
         if call is None:

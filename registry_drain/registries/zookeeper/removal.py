@@ -20,6 +20,7 @@ from registry_drain.clock import Deadline
 from registry_drain.errors import (
     InstanceNotFoundError,
     LiveOwnerError,
+    PermissionRefusedError,
     RegistryDataError,
     RegistryDrainError,
     RegistryUnavailableError,
@@ -136,7 +137,9 @@ class EntryRemoval:
         except (BadVersionError, NotEmptyError) as error:
             # Somebody writes to it or replaces it: compare again.
             raise RegistryUnavailableError(f"{self._settings.url}: {self._path} changed just now") from error
-        except RegistryUnavailableError:
+        except PermissionRefusedError:
+            raise
+        except BaseException:  # Ctrl-C too
             # The delete may still lie in kazoo's queue and would run after a reconnect, perhaps on a successor's node.
             session.begin_end()
             raise

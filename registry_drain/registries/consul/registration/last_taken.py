@@ -33,6 +33,11 @@ class LastTaken:
         with self._lock:
             self._agent, self._is_agent_asked = None, False
 
+    def is_newer_than(self, instant: float) -> bool:
+        """Whether what was taken last was sent after ``instant``, by the clock."""
+        with self._lock:
+            return self._sent_at > instant
+
     def note_registration(self, token: str, sent_at: float) -> None:
         """The agent took a registration."""
         with self._lock:

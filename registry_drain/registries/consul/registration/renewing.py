@@ -16,7 +16,7 @@ class Renewing:
         self._registering = registering
         self._taken = taken
         self._has_yielded = False  # to a successor that stands on our agent
-        self._is_unsettled = False  # registered again, and not looked since who else has
+        self._is_unsettled = False  # written again, and not looked since who else has
 
     def beat(self) -> str:
         """Pass the check once. See :class:`Heartbeat` for what is returned and raised."""
@@ -28,6 +28,7 @@ class Renewing:
             is_between = standing.is_between
             if is_known and self._taken.is_token_rotated and not is_between:
                 # It is this very process that may be in maintenance mode: only the token is new.
+                self._is_unsettled = True  # somebody may have taken over since the check was passed
                 self._registering.put(deadline, keeps_checks=True)
         if is_known:
             self._has_yielded = False
@@ -37,6 +38,8 @@ class Renewing:
             return self.settle(deadline) if self._is_unsettled else ""
         if is_between:
             return "lost, or deregistered, during a hand-over: whoever wins it registers again"
+        if self._taken.is_newer_than(sent_at):
+            return ""  # a rejoin came between: this answer is out of date
         standing.note_missing()
         return "" if standing.removed.is_noted else self._missed(deadline)
 

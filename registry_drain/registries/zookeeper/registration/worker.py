@@ -10,6 +10,7 @@ import logging
 import os
 import random
 import threading
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -70,7 +71,7 @@ class Worker:
         self._lock = threading.Lock()  # guards what follows
         self._thread: threading.Thread | None = None
         self._process_id = os.getpid()
-        self._request: _Request | None = None
+        self._requests: deque[_Request] = deque()  # the first is being served, or about to be
         self._holder: ZooKeeperSession | None = None
         self._is_kept = False
         self._is_offered = False
@@ -127,8 +128,7 @@ class Worker:
                 except RuntimeError as error:
                     raise self._membership.no_thread(error) from error
                 self._thread = thread  # only now: the process may have threads to spare later
-            # Callers at the same time share one attempt.
-            request = self._request = self._request or _Request(deadline)
+            request = self._share(deadline)
         self._await(request, deadline)
 
     def rejoin(self, deadline: Deadline) -> None:
@@ -138,7 +138,7 @@ class Worker:
             self.check()
             is_removed = self.removed.is_noted
             if is_removed:
-                request = self._request = self._request or _Request(deadline, self.node.rejoin)
+                request = self._share(deadline, self.node.rejoin)
         if is_removed:
             self._await(request, deadline)
         else:
@@ -157,8 +157,18 @@ class Worker:
             self._is_offered = False
             if self._thread is None or self.removed.is_noted:
                 return
-            request = self._request = _Request(deadline, self.node.claim_anew)
+            request = _Request(deadline, self.node.claim_anew)
+            self._requests.append(request)
         self._await(request, deadline)
+
+    def _share(self, deadline: Deadline, prepare: Callable[[], None] | None = None) -> _Request:
+        """Return the request of callers who want the same, or a new one. With the lock held."""
+        for request in self._requests:
+            if request.prepare == prepare:
+                return request
+        request = _Request(deadline, prepare)
+        self._requests.append(request)
+        return request
 
     def _await(self, request: _Request, deadline: Deadline) -> None:
         """Wake the thread, wait for its answer, and raise what it found."""
@@ -202,8 +212,9 @@ class Worker:
             pass  # the fence
         finally:
             with self._lock:
-                request, self._request = self._request, None
-            if request is not None:
+                requests = self._requests.copy()
+                self._requests.clear()
+            for request in requests:
                 request.done.set()
             self._ended.set()
 
@@ -214,7 +225,8 @@ class Worker:
             with self._lock:
                 if self._is_fenced:
                     return
-                request, is_kept = self._request, self._is_kept and not self._is_offered
+                request = self._requests[0] if self._requests else None
+                is_kept = self._is_kept and not self._is_offered
                 self._is_busy = request is not None or is_kept
             error = None
             if request is not None:
@@ -225,7 +237,7 @@ class Worker:
                 if isinstance(error, RemovedByOperatorError):
                     self._tell(error, 0)
                 with self._lock:
-                    self._request = None
+                    self._requests.popleft()
                 request.done.set()
             elif is_kept:
                 error = self._attempt(Deadline.after(self._settings.call_timeout, self._clock))
