@@ -4,7 +4,7 @@ Theory of operation: one thread tries, pauses (longer each time, with jitter) an
 cancels both, and waits for the thread; from then on nothing registers.
 
 It also passes on what a backend may know how to do: a hand-over, leaving the rotation, rejoining after an operator's
-removal. While an offer is open the fence waits: only whoever made the offer knows whose the entry is.
+removal. While an offer is open the removal waits: only whoever made the offer knows whose the entry is.
 """
 
 from __future__ import annotations
@@ -129,10 +129,15 @@ class PersistentRegistration:
         if isinstance(self._registration, RotationRegistration):
             self._registration.leave_rotation(deadline)
 
+    def await_settled(self, deadline: Deadline) -> None:
+        """Stop trying, and wait until no offer is open. Before :meth:`fence`, since it may take most of the time."""
+        self._cancelled.set()
+        deadline.wait(self._is_settled)
+
     def fence(self, deadline: Deadline) -> None:
         """Stop trying, cancel an attempt under way, and join the thread. See :meth:`Registration.fence`.
 
-        An open offer is waited for, but not for longer than half of the time.
+        An offer that is open still is waited for, but not for longer than half of the time.
         """
         self._cancelled.set()
         if self._before_leaving is not None:

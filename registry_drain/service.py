@@ -109,6 +109,7 @@ class Service:
             registrations=lambda: self._registrations,
             port=lambda: self._bound[1] if self._bound else None,
             clock=clock,
+            is_successor=self._predecessor is not None,
         )
         if handover is not None and self._signals is not None:
             self._signals.on_hangup = self.request_hand_over
@@ -194,9 +195,10 @@ class Service:
     def request_hand_over(self, reason: str = "request_hand_over() was called") -> None:
         """Begin a restart by hand-over and return at once: what SIGHUP does, where that is asked for.
 
-        Ignored, with a log line, while one is under way, before this process is ready, and once the stop has begun.
+        Ignored, with a log line, while one is under way, before this process is ready, and once the stop has begun. If
+        this process is itself being handed over to, it begins when that is done.
         """
-        self._handover.request(reason)
+        self._handover.request(reason, may_postpone=True)
 
     def hand_over(self, reason: str = "hand_over() was called") -> bool:
         """Restart by hand-over; return whether another process serves now, and this one's stop has begun.
@@ -234,8 +236,8 @@ class Service:
                 raise
             # Somebody asked for the stop meanwhile, and what fails after that fails because of it: no error.
             logger.info("stopped while starting: %s", error)
-        self._started.set()
         try:
+            self._started.set()
             self._clock.wait(self.routine.requested)
         finally:
             # Also when somebody else's signal handler raises (KeyboardInterrupt): it stops gracefully, then goes on.

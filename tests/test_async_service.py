@@ -407,7 +407,7 @@ async def test_a_coroutine_that_swallows_its_cancellation_is_left_behind() -> No
                 continue
 
     playing = await Play(Echo()).started()
-    playing.service.notifier.add(stubborn, time_limit=0.5)
+    playing.service.notifier.add(stubborn, time_limit=3.0)
     report = await playing.service.stop_async()
     assert result(report, "stubborn").outcome is Outcome.TIMED_OUT
     assert result(report, "stubborn").detail.startswith("cancelled, and still in stubborn() at ")

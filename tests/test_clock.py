@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import threading
 import time
+from typing import Any
 
 import pytest
 
@@ -14,6 +15,8 @@ from registry_drain.testing.clock import FakeClock
 
 SLACK = 5.0
 """Real seconds that a busy machine may take for what should take none."""
+PATIENCE = 30.0
+"""Real seconds that only end a hang."""
 ROUNDING = 1e-6
 """Seconds; the end of a wait is computed from what is left of a deadline."""
 
@@ -105,21 +108,29 @@ def test_fake_hour_takes_no_time() -> None:
 
 def test_fake_clock_jumps_to_the_earliest_limit() -> None:
     """Of several waiters the earliest wakes first, and each sees its own instant."""
-    clock = FakeClock()
+    clock = FakeClock(autojump=False)  # nobody jumps before all three wait
     order: list[tuple[float, float]] = []
+
+    class Waiters(dict[object, Any]):
+        """Stops the jumping whenever somebody wakes, until the test has seen who it was."""
+
+        def __delitem__(self, who: object) -> None:
+            super().__delitem__(who)
+            clock._autojump = False
 
     def sleep(seconds: float) -> None:
         clock.wait(threading.Event(), seconds)
         order.append((seconds, clock.now()))
 
-    outer = FakeClock(autojump=False)  # keeps this test's own waits out of the clock under test
-    with clock._changed:  # nobody jumps before all three wait
-        calls = [Call(lambda seconds=seconds: sleep(seconds)) for seconds in (3.0, 1.0, 2.0)]  # type: ignore[misc]
+    clock._waiters = Waiters()
+    calls = [Call(lambda seconds=seconds: sleep(seconds)) for seconds in (3.0, 1.0, 2.0)]  # type: ignore[misc]
+    until(lambda: clock.waiting == 3, PATIENCE, "all wait")
+    for count in (1, 2, 3):
+        clock._autojump = True
+        until(lambda: len(order) == count, PATIENCE, "the next one wakes")  # noqa: B023 - used at once
     for call in calls:
-        call.result(SLACK, "a sleeper")
-    assert outer.now() == 1000
-    assert [seconds for seconds, _ in order] == sorted(seconds for seconds, _ in order)
-    assert all(at >= 1000 + seconds for seconds, at in order)
+        call.result(PATIENCE, "a sleeper")
+    assert order == [(1.0, 1001.0), (2.0, 1002.0), (3.0, 1003.0)]
 
 
 def test_fake_clock_without_autojump_waits_to_be_told() -> None:

@@ -138,7 +138,9 @@ def test_several_registries_list_it_and_all_forget_it(stage: Stage, run: Callabl
 
 def test_without_a_registry_it_just_stops_gracefully(stage: Stage, run: Callable[..., Run]) -> None:
     """No name is needed then."""
-    report = run(service="").stop()
+    running = run(service="")
+    running.until_started()
+    report = running.stop()
     assert report.is_clean
     assert report.removals == ()
     assert stage.journal == ["start", "close_listener", "drain", "cut_off", "run returned"]
@@ -628,6 +630,29 @@ def test_an_interrupt_that_is_not_ours_stops_gracefully_and_goes_on(stage: Stage
     report = service.routine.report
     assert report.reason == "interrupted"
     assert report.is_clean
+    assert registry.cluster.entries() == ()
+    assert not stage.server.is_listening
+
+
+class Interrupting(threading.Event):
+    """An event in whose setting Ctrl-C is pressed."""
+
+    def set(self) -> None:
+        """Be set, and interrupted."""
+        super().set()
+        raise KeyboardInterrupt
+
+
+def test_an_interrupt_between_the_start_and_the_wait_stops_gracefully_too(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has started, so there is something to leave: the instance is not left listed."""
+    registry = FaultyRegistry()
+    service = Service(stage.server, registry, service="calculator", budget=NO_WAIT, handle_signals=False)
+    monkeypatch.setattr(service, "_started", Interrupting())
+    with pytest.raises(KeyboardInterrupt):
+        service.run()
+    assert service.routine.report.reason == "interrupted"
     assert registry.cluster.entries() == ()
     assert not stage.server.is_listening
 

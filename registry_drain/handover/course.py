@@ -51,6 +51,7 @@ class HandoverCourse:
         registrations: this service's, all of them.
         port: this service's bound port; None while it does not listen.
         clock: measures and passes all time.
+        is_successor: whether this process is being handed over to itself: then it will be allowed to hand on.
     """
 
     def __init__(
@@ -60,6 +61,8 @@ class HandoverCourse:
         registrations: Callable[[], Iterable[PersistentRegistration]],
         port: Callable[[], int | None],
         clock: Clock,
+        *,
+        is_successor: bool = False,
     ) -> None:
         self._settings = settings
         self._routine = routine
@@ -69,20 +72,34 @@ class HandoverCourse:
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
         self._successor: Successor | None = None
-        self._may_begin = threading.Event()
+        self._is_successor = is_successor
+        self._is_allowed = False
+        self._postponed = ""  # the reason of a request that waits until we are allowed
 
     def allow(self) -> None:
-        """Note that this process itself is ready: nothing is handed on before."""
-        self._may_begin.set()
-
-    def request(self, reason: str) -> threading.Thread | None:
-        """Begin, and return the thread that does it; None, and a log line, if one is under way or it is too late."""
+        """Note that this process itself is ready: nothing is handed on before. Begin what was postponed until now."""
         with self._lock:
+            self._is_allowed = True
+            postponed, self._postponed = self._postponed, ""
+        if postponed:
+            self.request(postponed)
+
+    def request(self, reason: str, *, may_postpone: bool = False) -> threading.Thread | None:
+        """Begin, and return the thread that does it; None, and a log line, if one is under way or it is too late.
+
+        ``may_postpone``: if the hand-over to this process is all that is missing, begin when that is done, and return
+        None. The supervisor may know of it before we do, and send SIGHUP at once.
+        """
+        with self._lock:
+            if may_postpone and self._is_successor and not self._is_allowed and not self._routine.is_stopping:
+                self._postponed = reason
+                logger.info("hand-over requested (%s): begins when this process has been handed over to", reason)
+                return None
             refused = (
                 "the stop has begun"
                 if self._routine.is_stopping
                 else "this process is not ready itself"
-                if not self._may_begin.is_set()
+                if not self._is_allowed
                 else f"one is under way, to pid {self._successor.pid if self._successor else '?'}"
                 if self._thread is not None
                 else ""
@@ -98,6 +115,10 @@ class HandoverCourse:
 
     def finish(self, deadline: Deadline) -> None:
         """End what a hand-over that did not succeed has left running. At the end of this process' own stop."""
+        with self._lock:
+            postponed, self._postponed = self._postponed, ""
+        if postponed:
+            logger.warning("hand-over requested (%s): ignored, this process was never handed over to", postponed)
         thread, successor = self._thread, self._successor
         if thread is None or self._routine.handed_over_to is not None:
             return

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from typing import Protocol, runtime_checkable
 
 from registry_drain.clock import Deadline
 from registry_drain.errors import ConfigurationError
@@ -25,6 +26,19 @@ from registry_drain.shutdown.budget import StopBudget
 from registry_drain.shutdown.observers import FirstObserver, RotatingObserver, ShutdownNotifier, SoftDrainResult
 from registry_drain.shutdown.pace import Pace
 from registry_drain.shutdown.report import LateArrivals
+
+_SETTLING_SHARE = 0.75
+"""The part of a removal's time for which an open offer is waited for: 3.5 s by default, in which the course of a
+hand-over has ended a new process that does not leave by itself. What is left is enough for a registry that answers.
+"""
+
+
+@runtime_checkable
+class OfferingObserver(FirstObserver, Protocol):
+    """A first observer whose entry may be on offer to the next process."""
+
+    def await_settled(self, deadline: Deadline) -> None:
+        """Wait until it is known whose the entry is; return at once if it is not on offer."""
 
 
 class Leaving:
@@ -191,8 +205,11 @@ class Leaving:
 
 def _leave(observer: FirstObserver, deadline: Deadline) -> Removal:
     # The fence stands before anything is deleted: a heartbeat that comes between would put the instance back. A
-    # heartbeat that cannot be joined leaves half of the time for the removal all the same.
+    # heartbeat that cannot be joined leaves half of the time for the removal all the same. And before the fence: what
+    # is on offer to another process may be written by that one, until it has ended or has left.
     try:
+        if isinstance(observer, OfferingObserver):
+            observer.await_settled(deadline.capped(deadline.remaining() * _SETTLING_SHARE))
         observer.fence(deadline.capped(deadline.remaining() / 2))
     except Exception as error:  # noqa: BLE001 - an entry that may come back is better than one that surely stays
         removal = observer.on_shutdown(deadline)

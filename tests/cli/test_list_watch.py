@@ -202,11 +202,11 @@ def test_an_outage_is_told_once(follow: Follow, registered: RegisterAt, consul_a
     registered(consul_agent.url, unique, instance_id="one")
     with TcpProxy(consul_agent.http_address) as link:
         url = f"consul://{link.address}"
-        following = follow(url, "--service", unique, "--json", "--timeout", "1")
+        following = follow(url, "--service", unique, "--json", "--timeout", "5")
         eventually(lambda: [each["event"] for each in following.events()] == ["added"])
         link.reset()
         eventually(lambda: [each["event"] for each in following.events()] == ["added", "unreachable"])
-        # Some looks more, each of a second and with a handful of attempts: nothing is said of those.
+        # More attempts than one look makes: nothing is said of the next look.
         told_at = link.accepted_connections
         eventually(lambda: link.accepted_connections > told_at + 15, timeout=60)
         assert [each["event"] for each in following.events()] == ["added", "unreachable"]

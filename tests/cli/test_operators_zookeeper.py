@@ -98,7 +98,7 @@ def test_the_same_process_is_known_by_its_session(
             other.create(paths[1], data, ephemeral=True)
         return stat is not None
 
-    words = ("--all", "--service", "calculator", "--yes", "--force", "--watch-back", "3", "--json")
+    words = ("--all", "--service", "calculator", "--yes", "--force", "--watch-back", "6", "--json")
     ran = deregister(f"{zookeeper_server.url}/{unique}", *words)
     assert ran.status == 5
     first, second = ran.document["results"]

@@ -100,7 +100,7 @@ def test_ctrl_c_in_the_middle_of_many(
     plant(other, unique, [f"ghost-{number}" for number in range(MANY)], free_port())
     # So slow that the removals take seconds: the interruption comes in between, however many go at a time.
     link = tcp_proxy(zookeeper_server.hosts)
-    link.delay_answers(0.05)
+    link.delay_answers(0.2)
     words = ("sweep", f"zookeeper://{link.address}/{unique}", "--timeout", "60", "--yes", "--json", *QUICK)
     with subprocess.Popen(
         [script("registry-drain"), *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import signal
 from collections.abc import Iterator
@@ -18,7 +19,8 @@ from tests.support.processes import ManagedProcess, free_port
 pytestmark = pytest.mark.slow
 
 PATIENCE = 30.0
-BUSY = "/slow?seconds=2"
+BUSY = "/slow?seconds=5"
+"""In flight still when the signal comes, on a busy machine too; the stop waits for its end."""
 
 
 class Example:
@@ -54,6 +56,15 @@ class Example:
         assert ": clean" in self.process.output()
         return self.process.output()
 
+    @contextlib.contextmanager
+    def serving_until_it_closes(self) -> Iterator[None]:
+        """Let a request fail only if this test stood still for so long that the stop hangs up on idle clients."""
+        try:
+            yield
+        except (OSError, EOFError):
+            if "CLOSING: " not in self.process.output():
+                raise
+
     def close(self) -> None:
         """End it."""
         for client in self.clients:
@@ -79,7 +90,8 @@ def test_http_service(example: Example) -> None:
     client.sock.sendall(f"GET {BUSY} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
     example.process.signal(signal.SIGTERM)
     example.process.wait_output("deregistering")
-    assert prober.request("GET", "/ready")[0] == "HTTP/1.1 503 Service Unavailable"
+    with example.serving_until_it_closes():
+        assert prober.request("GET", "/ready")[0] == "HTTP/1.1 503 Service Unavailable"
     assert client.receive() == b"/slow\n"
     assert client.is_told_to_close
     example.stopped()
@@ -124,7 +136,8 @@ def test_aiohttp_run_app(example: Example) -> None:
     assert client.request("GET", "/hello")[2] == b"/hello\n"
     example.process.signal(signal.SIGTERM)
     example.process.wait_output("deregistering")
-    assert client.request("GET", "/hello")[2] == b"/hello\n"
+    with example.serving_until_it_closes():
+        assert client.request("GET", "/hello")[2] == b"/hello\n"
     assert stream.receive().endswith(b"tick\nto be continued elsewhere\n")
     example.stopped()
     assert example.listed("hello") == []

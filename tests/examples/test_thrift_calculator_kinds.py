@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.processes import ManagedProcess, free_port
+from tests.support.processes import ManagedProcess, await_connection, free_port
 
 pytestmark = pytest.mark.slow
 
@@ -29,9 +29,11 @@ def test_a_server_is_replaced_under_a_client_that_follows(kind: str, tmp_path: P
     registry = f"local://{tmp_path}/cluster"
     example, *options = KINDS[kind]
 
+    ports = {"first": free_port(), "second": free_port()}
+
     def server(name: str) -> ManagedProcess:
         module = f"examples.{example}.server"
-        arguments = ["-m", module, "--registry", registry, "--port", str(free_port()), *options]
+        arguments = ["-m", module, "--registry", registry, "--port", str(ports[name]), *options]
         return ManagedProcess.python(*arguments, log=tmp_path / f"{name}.log")
 
     def client() -> ManagedProcess:
@@ -45,6 +47,7 @@ def test_a_server_is_replaced_under_a_client_that_follows(kind: str, tmp_path: P
         for each in (first, second):
             each.wait_output("registered")
         calling = stack.enter_context(client())
+        await_connection(ports["first"])  # it is met by the client before it goes
         first.signal(signal.SIGTERM)
         assert first.wait() == 0, first.output()
         assert calling.wait() == 0, calling.output()

@@ -84,6 +84,18 @@ class HandedService:
         """SIGHUP."""
         os.kill(pid, signal.SIGHUP)
 
+    def hang_up_until_heard(self, pid: int) -> None:
+        """SIGHUP until a hand-over begins: after one that failed the signal is ignored until that is cleared up."""
+        heard = rf"EVENT {pid} hand-over requested \(SIGHUP\): started"
+        ignored = rf"LOG {pid} hand-over requested \(SIGHUP\): ignored, one is under way"
+        begun = len(re.findall(heard, self.output()))
+        while True:
+            answers = len(re.findall(f"{heard}|{ignored}", self.output()))
+            self.hang_up(pid)
+            self.wait_for(f"({heard}|{ignored})", count=answers + 1)
+            if len(re.findall(heard, self.output())) > begun:
+                return
+
     def pids(self) -> set[int]:
         """Return every process of this service that still runs: they keep to one session."""
         alive: set[int] = set()

@@ -98,13 +98,15 @@ def test_a_service_without_registry_is_handed_over_too(tmp_path: Path, unique: s
 FAILURES = {
     "exit": "it ended with status 3 before it was ready",
     "hang": "it was not listening within 1 s",
-    "deaf": "it was not listening within 1 s",
+    "deaf": "it was not listening within 4 s",
     "garble": "it closed its channel before it was ready",
     "babble": "TypeError: 'int' object is not iterable",
     "crash": "it ended with status 4 before it was ready",
     "refuse": "it stopped before it was ready",
 }
 QUICK = {"ready_within": 1.0, "end_within": 2.0}
+DEAF = {**QUICK, "ready_within": 4.0}
+"""It is deaf only once it runs."""
 PATIENT = {"ready_within": 60.0}
 
 
@@ -124,8 +126,8 @@ def test_a_new_process_that_does_not_become_ready_leaves_the_old_one_serving(
 ) -> None:
     """It exits, hangs, is deaf, or fails when it was registered: it is ended, and the old one serves, registered."""
     url = registry_url(kind, request, tmp_path)
-    is_hanging = order in {"hang", "deaf"}
-    with HandedService(url, unique, tmp_path, "--flaky", handover=QUICK if is_hanging else PATIENT) as service:
+    handover = {"hang": QUICK, "deaf": DEAF}.get(order, PATIENT)
+    with HandedService(url, unique, tmp_path, "--flaky", handover=handover) as service:
         pid = service.process.pid
         storm = storm_of_both(service)
         with Watcher(service) as watcher, storm:
@@ -134,11 +136,13 @@ def test_a_new_process_that_does_not_become_ready_leaves_the_old_one_serving(
             failed = rf"hand-over to pid \d+ failed: {FAILURES[order]}; this process serves on, registered as before"
             service.wait_for(rf"EVENT {pid} ({failed})")
             eventually(lambda: service.pids() == {pid}, because="the new process was ended")
+            if order == "deaf" and "HANGING" in service.output():  # it had begun to be deaf in time
+                service.wait_for(r"(did not end within 2 s: killed)")
             calls = storm.calls
             eventually(lambda: storm.calls > calls + 50, because="the storm goes on")
             if order == "exit":
                 service.orders.write_text("")
-                service.hang_up(pid)
+                service.hang_up_until_heard(pid)
                 report = service.report_of(pid)
                 assert report["handed_over_to"] == service.serving_pid(), "the next attempt works"
                 pid = report["handed_over_to"]

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import NewConsulAgent, NewZooKeeper
-from tests.integration.fleet import FAST, ServiceProcess, ended, listed
+from tests.integration.fleet import BRIEF, FAST, ServiceProcess, ended, listed
 from tests.support.calculator_load import SlowCall, call_once
 from tests.support.consul_process import ConsulAgent
 from tests.support.processes import eventually
@@ -76,7 +76,8 @@ def test_a_registry_that_fails_never_keeps_the_stop(
     """The stop stays inside its budget, the request in flight is answered, and the report says what is unconfirmed."""
     direct = server.http_address if isinstance(server, ConsulAgent) else server.hosts
     proxy = tcp_proxy(direct)
-    service = ServiceProcess(url_of(server, proxy.address), unique, tmp_path / "log")
+    budget = {**FAST, "deregister": 2.0}  # all of it is waited for
+    service = ServiceProcess(url_of(server, proxy.address), unique, tmp_path / "log", budget=budget)
     with ended(service):
         service.wait_listed(url_of(server))
         with SlowCall(service.endpoint, seconds=2) as call:
@@ -84,8 +85,8 @@ def test_a_registry_that_fails_never_keeps_the_stop(
                 FAULTS[fault](server, proxy)
                 service.process.signal(signal.SIGTERM)
             else:
-                # The registry's answers come late, so that the fault hits a deregistration under way.
-                proxy.delay_answers(1.0)
+                # The registry's answers come far too late, so that the fault hits a deregistration under way.
+                proxy.delay_answers(10.0)
                 service.process.signal(signal.SIGTERM)
                 service.process.wait_output("EVENT DEREGISTERING")
                 FAULTS[fault](server, proxy)
@@ -111,7 +112,7 @@ def is_callable(server: Server, service: str) -> bool:
 @pytest.mark.parametrize("phase", ["LISTENING", "DEREGISTERING", "PROPAGATING", "CLOSING", "DRAINING", "NOTIFYING"])
 def test_killed_in_any_phase_it_expires(server: Server, tmp_path: Path, unique: str, phase: str) -> None:
     """SIGKILL at the start of a phase: callers are sent there no longer than the TTL or the session time-out."""
-    budget = {**FAST, "floor": 1.0, "quiet_period": 0.5}
+    budget = {**BRIEF, "floor": 1.0, "quiet_period": 0.5}
     service = ServiceProcess(url_of(server), unique, tmp_path / "log", budget=budget)
     with ended(service), SlowCall(service.endpoint, seconds=30):
         service.wait_listed()
@@ -125,7 +126,7 @@ def test_killed_in_any_phase_it_expires(server: Server, tmp_path: Path, unique: 
 def test_sigterm_while_the_registry_is_still_down(server: Server, tmp_path: Path, unique: str) -> None:
     """The registry is down from the start to the end: the service serves, and one SIGTERM ends it in time."""
     server.kill()
-    service = ServiceProcess(url_of(server), unique, tmp_path / "log")
+    service = ServiceProcess(url_of(server), unique, tmp_path / "log", budget={**FAST, "deregister": 2.0})
     with ended(service):
         service.process.wait_output("serving, but not registered", timeout=90)
         assert call_once(service.endpoint, "add", 1, 2) == 3

@@ -16,7 +16,7 @@ from tests.integration.test_rolling_restart import REGISTRIES, registry_url
 from tests.support.processes import eventually
 from tests.support.tcp_proxy import TcpProxy
 
-LONG_PROPAGATION = {**FAST, "grace_period": 30.0, "floor": 9.0, "quiet_period": 0.1, "ceiling": 10.0}
+LONG_PROPAGATION = {**FAST, "grace_period": 60.0, "floor": 9.0, "quiet_period": 0.1, "ceiling": 10.0}
 """The service goes on serving for 9 s after it has left: three renewal intervals of the URLs below."""
 
 

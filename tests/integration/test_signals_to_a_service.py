@@ -10,11 +10,13 @@ import threading
 from pathlib import Path
 
 from registry_drain.clock import SYSTEM_CLOCK
-from tests.integration.fleet import FAST, ServiceProcess, ended, listed
+from tests.integration.fleet import BRIEF, FAST, ServiceProcess, ended, listed
 from tests.support.calculator_load import SlowCall, call_once
 from tests.support.processes import REPOSITORY, eventually
 
-SLOW_PROPAGATION = {**FAST, "floor": 1.5, "quiet_period": 1.0}
+SLOW_PROPAGATION = {**BRIEF, "floor": 1.5, "quiet_period": 1.0}
+ENDLESS_PROPAGATION = {**FAST, "grace_period": 90.0, "floor": 20.0, "ceiling": 20.0}
+"""Nobody waits for its end."""
 
 
 def local_url(tmp_path: Path) -> str:
@@ -44,8 +46,8 @@ def test_sigterm_leaves_drains_notifies_and_exits_cleanly(tmp_path: Path, unique
 
 def test_a_second_sigterm_skips_the_waits_and_still_deregisters(tmp_path: Path, unique: str) -> None:
     """Two SIGTERMs during propagation, with a request in flight: gone from the registry, and the request is named."""
-    service = ServiceProcess(local_url(tmp_path), unique, tmp_path / "log", budget=SLOW_PROPAGATION)
-    with ended(service), SlowCall(service.endpoint, seconds=30):
+    service = ServiceProcess(local_url(tmp_path), unique, tmp_path / "log", budget=ENDLESS_PROPAGATION)
+    with ended(service), SlowCall(service.endpoint, seconds=60):
         service.wait_listed()
         service.process.signal(signal.SIGTERM)
         service.process.wait_output("EVENT PROPAGATING")
@@ -61,7 +63,7 @@ def test_a_second_sigterm_skips_the_waits_and_still_deregisters(tmp_path: Path, 
 
 def test_a_third_sigterm_exits_at_once(tmp_path: Path, unique: str) -> None:
     """Three signals while an observer hangs: the process is gone with 128 + SIGTERM, without a report."""
-    budget = {**FAST, "notify": 10.0, "hurried_notify": 10.0, "grace_period": 30.0}
+    budget = {**FAST, "notify": 10.0, "hurried_notify": 10.0, "grace_period": 60.0}
     service = ServiceProcess(local_url(tmp_path), unique, tmp_path / "log", "--hanging-observer=9", budget=budget)
     with ended(service):
         service.wait_listed()
@@ -140,13 +142,14 @@ def test_stop_from_inside_a_request_handler_answers_that_request(tmp_path: Path,
 
 def test_a_deadlocked_thread_cannot_keep_the_process(tmp_path: Path, unique: str) -> None:
     """A thread that never ends outlives the stop: the watchdog dumps every stack and exits inside the grace period."""
-    budget = {**FAST, "grace_period": 6.0, "margin": 1.0, "ceiling": 0.5, "floor": 0.1, "deregister": 1.0}
+    budget = {**BRIEF, "grace_period": 6.0, "margin": 1.0, "ceiling": 0.5, "floor": 0.1, "deregister": 1.0}
     service = ServiceProcess(local_url(tmp_path), unique, tmp_path / "log", "--deadlocked-thread", budget=budget)
     with ended(service):
         service.wait_listed()
         report = service.stop()
     assert report["is_clean"]
-    assert service.process.returncode == 70
+    # The report's own status would be 0: 1 is the watchdog's, too, if its C timer was faster than its thread.
+    assert service.process.returncode in {70, 1}
     assert "somebody" in service.process.output() or "Thread 0x" in service.process.output()
 
 

@@ -102,13 +102,19 @@ def main() -> int:  # noqa: C901 - one line for each option
     parser.add_argument("--grace", type=float, default=60.0)
     parser.add_argument("--margin", type=float)
     parser.add_argument("--floor", type=float, default=0.0)
+    parser.add_argument("--ceiling", type=float)
     for flag in ("request", "linger", "deadlock", "gil", "chain", "terminal", "closed-stderr", "early", "threads"):
         parser.add_argument(f"--{flag}", action="store_true")
     parser.add_argument("--fill-stderr", type=int, metavar="FREE_PAGES")
     options = parser.parse_args()
 
     budget = StopBudget(
-        grace_period=options.grace, margin=options.margin, floor=options.floor, quiet_period=0, hurried_notify=30.0
+        grace_period=options.grace,
+        margin=options.margin,
+        floor=options.floor,
+        ceiling=options.ceiling,
+        quiet_period=0,
+        hurried_notify=30.0,
     )
     server = NoServer()
     if options.early:

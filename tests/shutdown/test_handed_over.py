@@ -8,6 +8,8 @@ import threading
 import pytest
 
 from registry_drain.clock import Deadline
+from registry_drain.handover.course import _LEAVE_LIMIT
+from registry_drain.persistent_registration import PersistentRegistration
 from registry_drain.phases import Outcome, Phase
 from registry_drain.registries.base import Removal, RemovalOutcome
 from registry_drain.shutdown.events import HandedOver
@@ -71,6 +73,46 @@ def test_a_hand_over_that_succeeds_while_a_stop_begins_is_in_its_report(stage: S
     report = routine.wait()
     assert report is not None
     assert (report.reason, report.handed_over_to) == ("SIGTERM", 4711)
+
+
+class Offered:
+    """A registration that another process may be writing to: notes when it is fenced."""
+
+    is_registered = True
+
+    def __init__(self, stage: Stage) -> None:
+        self.instance = stage.instance()
+        self.fenced_at: float | None = None
+        self._stage = stage
+
+    def register(self, deadline: Deadline) -> None:
+        """It is."""
+
+    def fence(self, deadline: Deadline) -> None:
+        """Note when: what another process writes after this stays."""
+        del deadline
+        self.fenced_at = self._stage.elapsed
+
+    def on_shutdown(self, deadline: Deadline) -> Removal:
+        """Need some time for it."""
+        outcome = RemovalOutcome.CONFIRMED if deadline.remaining() >= 1.0 else RemovalOutcome.UNCONFIRMED
+        return Removal("calculator-1", "memory://", outcome, confirmed_at=deadline.clock.now())
+
+
+@pytest.mark.parametrize("seconds", [0.0, 2 * _LEAVE_LIMIT])
+def test_a_stop_during_a_hand_over_removes_only_what_is_its_own(stage: Stage, seconds: float) -> None:
+    """A new process that does not leave is killed first; without a hand-over nothing is waited for."""
+    offered = Offered(stage)
+    registration = PersistentRegistration(offered, "memory://", stage.clock)
+    routine = stage.routine()
+    routine.notifier.add_first(registration)
+    if seconds:
+        registration.offer(Deadline.after(1.0, stage.clock))
+        stage.after(seconds, lambda: registration.settle(is_handed_over=False))
+    report = routine.stop()
+    assert offered.fenced_at == pytest.approx(seconds)
+    assert report.removals[0].outcome is RemovalOutcome.CONFIRMED
+    assert report.is_clean
 
 
 def test_cutting_off_may_take_what_the_drain_has_left(stage: Stage) -> None:

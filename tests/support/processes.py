@@ -62,24 +62,55 @@ def eventually(
         never_set.wait(interval)
 
 
+PORTS = range(15_000, 32_000)
+"""Below the ephemeral range (32768 and up on Linux): a port of ``bind(0)`` can be grabbed by any outgoing connection
+while the server that it was meant for is starting, or is being restarted.
+"""
+
 _ports_lock = threading.Lock()
 _ports_given: set[int] = set()
+
+
+def ports_of_worker(environ: Mapping[str, str]) -> range:
+    """Return the part of :data:`PORTS` that is this process': xdist's workers know nothing of each other's servers."""
+    worker = environ.get("PYTEST_XDIST_WORKER", "")
+    if not worker.startswith("gw"):
+        return PORTS
+    count = int(environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    # A worker that crashed is replaced by one with the next number.
+    return PORTS[int(worker.removeprefix("gw")) % count :: count]
 
 
 def free_port() -> int:
     """Return a port that nobody uses on 127.0.0.1, for TCP and UDP, and that this process has not given away before.
 
-    Taken from below the ephemeral range (32768 and up on Linux): a port of ``bind(0)`` can be grabbed by any outgoing
-    connection while the server that it was meant for is starting, or is being restarted.
+    No other worker of the same run gives it away, either.
     """
     while True:
-        port = random.randrange(15_000, 32_000)
+        port = random.choice(ports_of_worker(os.environ))
         with _ports_lock:
             if port in _ports_given:
                 continue
             _ports_given.add(port)
         if _is_free(port, socket.SOCK_STREAM) and _is_free(port, socket.SOCK_DGRAM):
             return port
+
+
+def await_connection(port: int) -> None:
+    """Wait until somebody has connected to ``port`` of this machine, and stays."""
+    suffix = f":{port:04X}"
+
+    def is_connected() -> bool:
+        for table in ("/proc/net/tcp", "/proc/net/tcp6"):
+            with contextlib.suppress(FileNotFoundError):
+                # proc(5): a number, the local address, the remote address, the state (1: established).
+                for line in Path(table).read_text().splitlines()[1:]:
+                    _, local, _, state = line.split()[:4]
+                    if local.endswith(suffix) and state == "01":
+                        return True
+        return False
+
+    eventually(is_connected, timeout=READY_TIMEOUT, because=f"somebody is connected to port {port}")
 
 
 def _is_free(port: int, kind: socket.SocketKind) -> bool:
