@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 
 from registry_drain.clock import SYSTEM_CLOCK, Deadline
+from registry_drain.errors import LiveOwnerError
+from registry_drain.registries.base import RemovalOutcome
 from registry_drain.registries.consul.registration import ConsulRegistration
 from registry_drain.registries.membership import Membership, OperatorsRemoval
 from tests.registries.consul_tools import FAST, Liar, Lie, Members, instance, never, proxied, soon
@@ -88,6 +90,34 @@ def test_a_heartbeat_from_before_a_rejoin_takes_nothing_back(
         assert registration.is_registered
         assert not was_missing.is_set()
         monkeypatch.undo()
+
+
+def test_a_registration_that_was_cut_off_and_is_taken_late_is_removed(consul_agent: ConsulAgent, unique: str) -> None:
+    """It lay in the socket of a busy agent, which read it behind the removal and its proof."""
+    sent, proven = threading.Event(), threading.Event()
+    is_removed = threading.Event()
+
+    def take_late(_method: str, path: str) -> Lie | None:
+        if "/agent/service/register" in path:
+            sent.set()
+            proven.wait(20)
+            threading.Event().wait(0.2)  # the proof is read
+        elif "/agent/service/deregister/" in path:
+            is_removed.set()
+        elif "/health/service/" in path and is_removed.is_set():
+            proven.set()
+        return None
+
+    with Liar(consul_agent, take_late) as link, Members() as members:
+        registration = members.new(proxied(consul_agent, link.address, "?timeout_s=20"), instance(unique))
+        register = Background(lambda: registration.register(soon(20)))
+        assert sent.wait(20)
+        removal = registration.on_shutdown(soon(8))
+        with pytest.raises(LiveOwnerError):
+            register.result()
+        assert removal.outcome is RemovalOutcome.CONFIRMED, removal
+        assert proven.is_set()
+        never(lambda: consul_agent.instances(unique), 0.5)
 
 
 def test_a_claim_while_another_request_is_served_is_served_next(stage: Stage) -> None:

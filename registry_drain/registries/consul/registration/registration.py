@@ -157,7 +157,8 @@ class ConsulRegistration:
         if fence.is_inherited:
             return  # the threads are the parent's
         # Awaiting is better than cutting: a request that the agent has read takes effect, and maybe after our removal.
-        fence.wait_quiet(deadline.capped(deadline.remaining() / 2))
+        if not fence.wait_quiet(deadline.capped(deadline.remaining() / 2)):
+            self._standing.note_cut_off()
         self._standing.writer.abort()
         fence.wait_quiet(deadline)
         with self._lock:

@@ -8,9 +8,14 @@ while other requests go to servers that live (measured on 1.8.7 with three serve
 1. the agent is told first, whatever else fails: it carries on when we are gone;
 2. one that does not answer is passed by: what it was told it does later, and what the catalog lists we remove there;
 3. a request waits a little only, and longer with each attempt: the next one may go to another server.
+
+A registration that the fence has cut off may lie unread in the socket of an agent that hangs, which takes it when it
+goes on, in any order with our removal. So behind one of those everything is done twice, a second apart.
 """
 
 from __future__ import annotations
+
+import threading
 
 from registry_drain.clock import Deadline
 from registry_drain.errors import (
@@ -30,6 +35,10 @@ _FIRST_PATIENCE = 2.0
 election on a healthy network is over, and a busy cluster has answered."""
 
 
+_LATE_WRITE = 1.0
+"""Seconds in which an agent that answers has long read what lay in its sockets."""
+
+
 class StillListedError(RegistryUnavailableError):
     """The removal was accepted, and a consistent read lists the instance all the same. Retryable."""
 
@@ -41,6 +50,7 @@ class OwnRemoval:
         self._standing = standing
         self._sight = sight
         self._attempts = 0
+        self._may_be_late = standing.was_cut_off
 
     def run(self, deadline: Deadline) -> Removal:
         """Remove this incarnation and nobody else's; failures are an outcome."""
@@ -66,6 +76,10 @@ class OwnRemoval:
         listed = self._sight.read(self._patient(deadline))
         if own.find(listed):
             listed = self._remove_from_catalog(listed, deadline)
+        if self._may_be_late:
+            self._standing.clock.wait(threading.Event(), min(_LATE_WRITE, deadline.remaining()))
+            self._may_be_late = False
+            return self._once(deadline)
         return self._verdict(listed, token, deadline, "" if has_answered else "; its agent was told, and is busy still")
 
     def _patient(self, deadline: Deadline) -> Deadline:

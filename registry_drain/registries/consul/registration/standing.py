@@ -36,6 +36,7 @@ class Standing:
         self._lock = threading.Lock()  # guards what follows
         self._own = OwnEntry(instance, lifetimes, clock.unix_time())
         self._may_be_listed = False
+        self._was_cut_off = False
         self._is_registered = False
         self._is_offered = False
         self._is_adopted = False
@@ -58,6 +59,15 @@ class Standing:
     def note_sending(self) -> None:
         """A registration is about to be sent."""
         self._may_be_listed = True
+
+    @property
+    def was_cut_off(self) -> bool:
+        """Whether a write of ours was cut off, and may still lie in the agent's socket."""
+        return self._was_cut_off
+
+    def note_cut_off(self) -> None:
+        """A write is about to be cut off, for the stop."""
+        self._was_cut_off = True
 
     @property
     def is_registered(self) -> bool:
