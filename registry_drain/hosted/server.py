@@ -72,8 +72,8 @@ class HostedServer:
         """Set by the lifespan shutdown."""
         self.is_drained = threading.Event()
         """Set when the server may go on with a stop of its own."""
-        self.others_listen = False
-        """Whether other workers go on accepting, from the same socket or by the same port."""
+        self.others_listen: Callable[[], bool] = lambda: False
+        """Asked before this process stops accepting: whether other workers go on, from the same socket."""
         self.is_last: Callable[[], bool] = lambda: True
         """Asked when this process has stopped accepting: whether no other one accepts any more."""
 
@@ -99,7 +99,7 @@ class HostedServer:
         running = self._running
         if running is not None:
             limit = deadline.remaining() + _LEAVE_LIMIT
-            if self.others_listen:
+            if self.others_listen():
                 return asyncio.run_coroutine_threadsafe(running.leave_listener(), self._loop).result(limit)
             closing = running.close_listener(deadline, is_last=self.is_last)
             return asyncio.run_coroutine_threadsafe(closing, self._loop).result(limit)

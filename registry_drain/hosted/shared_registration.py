@@ -25,7 +25,11 @@ Rules:
 
 1. Supervisors signal their workers one right after the other, so who is going to leave has been told within ``SETTLE``.
 2. Only a worker that serves takes the keeping over: nothing is registered by those that leave.
-3. Only the keeper's own thread writes what an operator removed, and rejoins: so neither overtakes the other.
+3. Who keeps the registration is published, and the registration begun, under the lock under which the leaving begins:
+   so whoever leaves either has it to remove, or never registers.
+4. A worker joins before it accepts, and so before it knows its registries: one that is told to stop in between leaves
+   like any other, and harms no listener that others use.
+5. Only the keeper's own thread writes what an operator removed, and rejoins: so neither overtakes the other.
 """
 
 from __future__ import annotations
@@ -40,7 +44,7 @@ from registry_drain.clock import Clock, Deadline
 from registry_drain.errors import LiveOwnerError
 from registry_drain.hosted.kept import KeptRegistrations, RemovalListener
 from registry_drain.hosted.rejoining import ask_to_rejoin, note_removed, rejoin_kept
-from registry_drain.hosted.workers import Workers, WorkerState
+from registry_drain.hosted.workers import Agreement, Workers, WorkerState
 from registry_drain.instance import ServiceInstance
 from registry_drain.persistent_registration import PersistentRegistration
 from registry_drain.registries.base import Registry, Removal, RemovalOutcome
@@ -69,7 +73,6 @@ class SharedMembership:
 
     Args:
         workers: the processes.
-        registries: where the instance is listed.
         clock: measures and passes time.
         has_stop_signal: whether this worker was told to stop; it may also be about to end by itself.
         on_removed: told when this worker, being the keeper, finds out that an operator removed the instance.
@@ -78,32 +81,43 @@ class SharedMembership:
     def __init__(
         self,
         workers: Workers,
-        registries: Sequence[Registry],
         clock: Clock,
         *,
         has_stop_signal: Callable[[], bool] = lambda: True,
         on_removed: RemovalListener = lambda _event: None,
     ) -> None:
         self._workers = workers
-        self._registries = list(registries)
+        self._registries: list[Registry] = []
         self._clock = clock
         self._instance: ServiceInstance | None = None
         self._kept: KeptRegistrations | None = None
         self._on_removed = on_removed
         self._leaving = threading.Event()
+        self._has_joined = False
         self._lock = threading.Lock()
         self._departure: Departure | None = None
         self._thread = threading.Thread(target=self._keep, name="registry-drain-workers", daemon=True)
         self._has_stop_signal = has_stop_signal
 
-    def start(self, instance: ServiceInstance) -> None:
-        """Join the workers, and keep the registration if nobody does; nothing if this worker leaves already."""
-        self._instance = instance
+    def join(self) -> None:
+        """Be one of the workers, before it is known what is to be registered, and where."""
         with self._lock:
-            if self._leaving.is_set():
-                return
-            self._workers.join()
-            self._thread.start()
+            if not self._has_joined and not self._leaving.is_set():
+                self._workers.join()
+                self._has_joined = True
+
+    def start(self, instance: ServiceInstance, registries: Sequence[Registry]) -> None:
+        """Join the workers if need be, and keep the registration if nobody does; nothing if this worker leaves already.
+
+        Args:
+            instance: what is listed.
+            registries: where.
+        """
+        self._instance, self._registries = instance, list(registries)
+        self.join()
+        with self._lock:
+            if not self._leaving.is_set():
+                self._thread.start()
 
     @property
     def departure(self) -> Departure | None:
@@ -116,7 +130,15 @@ class SharedMembership:
         return self._kept is not None
 
     def _kept_at(self, url: str) -> PersistentRegistration | None:
-        return None if self._kept is None else self._kept.by_url[url]
+        return None if self._kept is None else self._kept.by_url.get(url)
+
+    def others_listen(self) -> bool:
+        """Whether other workers go on accepting when this one does no more, as far as is known."""
+        departure = self._departure
+        if departure is not None:
+            return departure in {Departure.ALONE, Departure.SUCCEEDED}
+        with self._workers.agreement() as agreed:
+            return agreed.others_serve(self._workers.pid)
 
     def closed(self) -> bool:
         """Note that this worker does not accept any more; return whether no other one does."""
@@ -134,29 +156,40 @@ class SharedMembership:
     def _look(self) -> None:
         kept = self._kept
         removed = kept.removed if kept is not None else {}
-        out_of: dict[str, str] = {}
         to_rejoin: list[str] = []
-        must_register = False
         with self._workers.agreement() as agreed:
             if self._leaving.is_set():
                 return
-            # One that has removed the instance keeps nothing any more: whoever serves now is a new generation.
-            if agreed.keeper is None or (agreed.keeper != self._workers.pid and agreed.removals):
-                agreed.keeper, agreed.is_kept, agreed.removals = self._workers.pid, False, {}
-                must_register, out_of = True, {url: each.how for url, each in agreed.removed.items()}
-            elif agreed.keeper == self._workers.pid and kept is not None:
+            is_vacant = self._is_vacant(agreed)
+            if not is_vacant and agreed.keeper == self._workers.pid and kept is not None:
                 note_removed(agreed, removed)
                 agreed.is_kept = agreed.is_kept or kept.is_settled(agreed.removed)
                 to_rejoin = [url for url, each in agreed.removed.items() if each.is_rejoin_asked]
-        if must_register and self._instance is not None:
-            for url, how in out_of.items():
-                logger.warning(
-                    "worker %d keeps %s, which stays out of %s: %s", self._workers.pid, self._instance, url, how
-                )
-            self._kept = kept = KeptRegistrations(self._registries, self._instance, self._clock, self._on_removed)
-            kept.start(out_of)
+        if is_vacant and self._instance is not None:
+            # Made before anybody is told: what fails here fails before the others rely on this worker.
+            made = KeptRegistrations(self._registries, self._instance, self._clock, self._on_removed)
+            self._take_over(made, self._instance)
         elif kept is not None:
             rejoin_kept(self._workers, kept, to_rejoin)
+
+    def _is_vacant(self, agreed: Agreement) -> bool:
+        """Whether nobody keeps the registration."""
+        if agreed.keeper == self._workers.pid:
+            return self._kept is None  # published, and then it failed; or by a dead worker with this pid
+        # One that has removed the instance keeps nothing any more: whoever serves now is a new generation.
+        return agreed.keeper is None or bool(agreed.removals)
+
+    def _take_over(self, kept: KeptRegistrations, instance: ServiceInstance) -> None:
+        with self._lock:
+            with self._workers.agreement() as agreed:
+                if self._leaving.is_set() or not self._is_vacant(agreed):
+                    return
+                agreed.keeper, agreed.is_kept, agreed.removals = self._workers.pid, False, {}
+                out_of = {url: each.how for url, each in agreed.removed.items()}
+            self._kept = kept
+            kept.start(out_of)
+        for url, how in out_of.items():
+            logger.warning("worker %d keeps %s, which stays out of %s: %s", self._workers.pid, instance, url, how)
 
     # --- removed by an operator ---------------------------------------------------------------------------------------
 
@@ -202,18 +235,18 @@ class SharedMembership:
             logger.warning("no soft drain at %s: too late to find out whether all workers leave", url)
             return False
         kept = self._kept_at(url)
-        if self._decide(deadline) is not Departure.ALL_LEAVE or kept is None:
+        if self.decide(deadline) is not Departure.ALL_LEAVE or kept is None:
             return False
         kept.leave_rotation(deadline)
         return True
 
     def leave(self, url: str, deadline: Deadline) -> Removal:
         """Find out what this worker's leaving means, and do that to the registration at ``url``."""
-        departure = self._decide(deadline)
+        departure = self.decide(deadline)
         subject = str(self._instance)
         kept = self._kept_at(url)
         if departure is Departure.FOLLOWS:
-            return self._followed(url, subject, deadline)
+            return self._followed(lambda agreed: agreed.removals.get(url), subject, url, deadline)
         if departure is Departure.SUCCEEDED:
             if kept is not None:
                 kept.fence(deadline)
@@ -241,7 +274,23 @@ class SharedMembership:
             return kept.on_shutdown(deadline)  # finds the successor, and leaves it alone
         return Removal(subject, url, RemovalOutcome.SUCCESSOR, Departure.ALONE.value, confirmed_at=self._clock.now())
 
-    def _decide(self, deadline: Deadline) -> Departure:
+    def leave_unregistered(self, subject: str, registries: int, deadline: Deadline) -> Removal:
+        """Leave before :meth:`start`: serve until the one that has the registrations has removed them, if all leave.
+
+        Args:
+            subject: what to call it.
+            registries: how many registrations the keeper has.
+            deadline: until when to wait.
+        """
+        departure = self.decide(deadline)
+        if departure is Departure.FOLLOWS:
+            return self._followed(lambda agreed: _said_of_all(agreed, registries), subject, "", deadline)
+        if departure is Departure.ALONE:
+            return Removal(subject, "", RemovalOutcome.SUCCESSOR, departure.value, confirmed_at=self._clock.now())
+        return Removal(subject, "", RemovalOutcome.NOT_REGISTERED)
+
+    def decide(self, deadline: Deadline) -> Departure:
+        """Find out what this worker's leaving means, once; see :class:`Departure`."""
         with self._lock:
             if self._departure is None:
                 self._departure = self._wait_for_others(deadline)
@@ -279,11 +328,17 @@ class SharedMembership:
             self._clock.sleep(_LOOK_OFTEN)
         return False
 
-    def _followed(self, url: str, subject: str, deadline: Deadline) -> Removal:
+    def _followed(
+        self,
+        find: Callable[[Agreement], tuple[str, str, float | None] | None],
+        subject: str,
+        url: str,
+        deadline: Deadline,
+    ) -> Removal:
         told: Removal | None = None
         while not deadline.is_past:
             with self._workers.agreement() as agreed:
-                found, keeper = agreed.removals.get(url), agreed.keeper
+                found, keeper = find(agreed), agreed.keeper
             if found is not None:
                 outcome, detail, confirmed_at = found
                 told = Removal(subject, url, RemovalOutcome(outcome), detail, 1, confirmed_at)
@@ -309,6 +364,15 @@ class SharedMembership:
     def __repr__(self) -> str:
         """Show who it is."""
         return f"<SharedMembership {self._workers!r} is_keeper={self.is_keeper}>"
+
+
+def _said_of_all(agreed: Agreement, registries: int) -> tuple[str, str, float | None] | None:
+    """Return the worst of what the keeper has said of its registrations, or the last; None if one is missing."""
+    if len(agreed.removals) < registries:
+        return None
+    said = list(agreed.removals.values())
+    in_doubt = [each for each in said if each[0] == RemovalOutcome.UNCONFIRMED.value]
+    return in_doubt[0] if in_doubt else max(said, key=lambda each: each[2] or 0.0)
 
 
 class SharedRegistration:

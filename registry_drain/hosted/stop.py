@@ -14,14 +14,14 @@ from registry_drain.hosted.host import Host
 from registry_drain.hosted.kept import KeptRegistrations
 from registry_drain.hosted.server import HostedServer
 from registry_drain.hosted.settings import RegistryLike, Settings
-from registry_drain.hosted.shared_registration import Departure, SharedMembership, SharedRegistration
+from registry_drain.hosted.shared_registration import SharedMembership, SharedRegistration
 from registry_drain.hosted.workers import Workers
 from registry_drain.phases import Phase
 from registry_drain.registries.base import Registry, Removal
 from registry_drain.registries.url import open_registry
 from registry_drain.servers.http.asgi import ASGIMiddleware
 from registry_drain.servers.listener import bound_address, listening_sockets
-from registry_drain.shutdown.observers import ShutdownNotifier
+from registry_drain.shutdown.observers import FirstObserver, ShutdownNotifier
 from registry_drain.shutdown.routine import StopRoutine
 from registry_drain.shutdown.watchdog import Watchdog
 
@@ -53,7 +53,7 @@ class HostedStop:
             running = RunningUvicorn(host.uvicorn_server, middleware)
             self._await_us(host.uvicorn_server)
         self._server = HostedServer(middleware, settings.listen_port, loop, host.pass_on, running)
-        self._notifier = ShutdownNotifier(reserved=settings.budget.part("notify"))
+        self._notifier = _Notifier(reserved=settings.budget.part("notify"))
         for observer in settings.observers:
             self._notifier.add(observer)
         self._watchdog = Watchdog()
@@ -69,6 +69,8 @@ class HostedStop:
         self._membership: SharedMembership | None = None
         self._kept: KeptRegistrations | None = None
         self._opened: list[Registry] = []
+        if host.has_supervisor and settings.registries:
+            self._join_workers()
         host.put_in_front(self)
         threading.Thread(target=self._register, name="registry-drain-register", daemon=True).start()
 
@@ -87,7 +89,36 @@ class HostedStop:
 
     # --- registering ------------------------------------------------------------------------------------------------
 
+    def _join_workers(self) -> None:
+        """Be counted before this worker accepts: what it leaves too early may be the listener of all.
+
+        A file is written, under a lock that is held for microseconds; registries are not asked.
+        """
+        settings = self._settings
+        # For good, if the others cannot be asked.
+        self._server.others_listen, self._server.is_last = lambda: True, lambda: False
+        try:
+            workers = Workers(settings.service, settings.port, os.getppid())
+            membership = SharedMembership(
+                workers,
+                settings.clock,
+                has_stop_signal=lambda: bool(self._host.stop_signal),
+                on_removed=self._routine.tell,
+            )
+            membership.join()
+        except RegistryDrainError as error:
+            logger.error("serving, but not registered: %s", error)  # noqa: TRY400 - one line says what to do
+            return
+        except OSError:
+            logger.exception("serving, but not registered")
+            return
+        self._membership = membership
+        self._server.others_listen, self._server.is_last = membership.others_listen, membership.closed
+        self._notifier.stand_in(_Unregistered(membership, settings.service, len(settings.registries)))
+
     def _register(self) -> None:
+        if self._host.has_supervisor and self._membership is None:
+            return  # there is no registry, or it has been said why not
         try:
             address = self._wait_for_listener()
             if address is not None and self._settings.registries:
@@ -116,26 +147,16 @@ class HostedStop:
         settings = self._settings
         instance = settings.instance(address)
         registries = [self._open(each) for each in settings.registries]
-        if not self._host.has_supervisor:
+        membership = self._membership
+        if membership is None:
             self._kept = kept = KeptRegistrations(registries, instance, settings.clock, self._routine.tell)
             for registration in kept.by_url.values():
                 self._notifier.add_first(registration)
             kept.start()
             return
-        workers = Workers(settings.service, settings.port, os.getppid())
-        membership = SharedMembership(
-            workers,
-            registries,
-            settings.clock,
-            has_stop_signal=lambda: bool(self._host.stop_signal),
-            on_removed=self._routine.tell,
-        )
         for registry in registries:
-            first = _Leaving(self, membership, SharedRegistration(membership, registry, lambda: str(instance)))
-            self._notifier.add_first(first)
-        self._server.is_last = membership.closed
-        self._membership = membership
-        membership.start(instance)
+            self._notifier.add_first(SharedRegistration(membership, registry, lambda: str(instance)))
+        membership.start(instance, registries)
 
     def _open(self, registry: RegistryLike) -> Registry:
         if not isinstance(registry, str):
@@ -149,10 +170,6 @@ class HostedStop:
         if self._membership is not None:
             return self._membership.rejoin(deadline)
         return () if self._kept is None else self._kept.rejoin_all(deadline)
-
-    def departed(self, departure: Departure | None) -> None:
-        """Take note of what this worker's leaving means."""
-        self._server.others_listen = departure in {Departure.ALONE, Departure.SUCCEEDED}
 
     # --- the server's stop ------------------------------------------------------------------------------------------
 
@@ -196,29 +213,32 @@ class HostedStop:
         self._watchdog.disarm()
 
 
-class _Leaving:
-    """A shared registration, whose outcome also tells the server's adapter whether others go on listening."""
+class _Notifier(ShutdownNotifier):
+    """One in which somebody leaves in place of the registrations, as long as there are none."""
 
-    def __init__(self, stop: HostedStop, membership: SharedMembership, registration: SharedRegistration) -> None:
-        self._stop, self._membership, self._registration = stop, membership, registration
-        self.instance = registration.instance
-        self.fence = registration.fence
+    _substitute: tuple[tuple[str, FirstObserver], ...] = ()
+
+    def stand_in(self, observer: _Unregistered) -> None:
+        """Let ``observer`` leave, unless a registration is added before the stop begins."""
+        self._substitute = ((observer.instance, observer),)
 
     @property
-    def can_leave_rotation(self) -> bool:
-        """Whether it is this worker that keeps it."""
-        return self._registration.can_leave_rotation
+    def first(self) -> tuple[tuple[str, FirstObserver], ...]:
+        """Those that take the instance out of its clusters, with their names."""
+        return super().first or self._substitute
 
-    def leave_rotation(self, deadline: Deadline) -> bool:
-        """Leave the rotation, and take note of who else leaves."""
-        try:
-            return self._registration.leave_rotation(deadline)
-        finally:
-            self._stop.departed(self._membership.departure)
+
+class _Unregistered:
+    """A worker that serves, and whose registries are not opened yet; what it leaves is what the others have."""
+
+    def __init__(self, membership: SharedMembership, service: str, registries: int) -> None:
+        self.instance = service
+        self._membership, self._registries = membership, registries
+
+    def fence(self, deadline: Deadline) -> None:
+        """Register nothing from now on."""
+        self._membership.begin_leaving(deadline)
 
     def on_shutdown(self, deadline: Deadline) -> Removal:
-        """Leave, and take note."""
-        try:
-            return self._registration.on_shutdown(deadline)
-        finally:
-            self._stop.departed(self._membership.departure)
+        """Leave, or wait for the one that removes the instance."""
+        return self._membership.leave_unregistered(self.instance, self._registries, deadline)

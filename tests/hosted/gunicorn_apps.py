@@ -2,6 +2,8 @@
 
 ``/pid`` is answered by the worker's; ``/rejoin``, by the WSGI one, tells the service to rejoin. By the ASGI one
 ``/wait`` is answered when the application is told that its client has left, and ``/stream`` begins its answer at once.
+There the query may also be a path: ``?/some/file`` makes it wait until that file is there. The WSGI one prints ``SLOW``
+when it is asked for ``/slow``.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ import asyncio
 import os
 import time
 from collections.abc import Awaitable, Callable, Iterable
+from pathlib import Path
 from typing import Any
 
 from registry_drain.hosted.gunicorn import rejoin
@@ -24,6 +27,8 @@ def wsgi(environ: dict[str, Any], start_response: Callable[..., object]) -> Iter
         body = str(os.getpid()).encode()
     if environ["PATH_INFO"] == "/rejoin":
         rejoin()
+    if environ["PATH_INFO"] == "/slow":
+        print("SLOW", flush=True)  # noqa: T201 - into the log that the test reads
     time.sleep(float(environ.get("QUERY_STRING") or WORK_S))
     start_response("200 OK", [("Content-Type", "text/plain"), ("Content-Length", str(len(body)))])
     return [body]
@@ -56,7 +61,15 @@ async def asgi(
         await send(start)
         await send({"type": "http.response.body", "body": body[:1], "more_body": True})
         body = body[1:]
-    await asyncio.sleep(float(scope["query_string"] or WORK_S))
+    await _work(scope["query_string"].decode())
     if scope["path"] != "/stream":
         await send(start)
     await send({"type": "http.response.body", "body": body})
+
+
+async def _work(query: str) -> None:
+    if not query.startswith("/"):
+        await asyncio.sleep(float(query or WORK_S))
+        return
+    while not Path(query).exists():  # noqa: ASYNC110, ASYNC240 - the test creates it
+        await asyncio.sleep(0.01)

@@ -5,19 +5,23 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
+import math
 import os
+import re
 import signal
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from benchmarks.rolling_restart.clients.http import Client
-from benchmarks.rolling_restart.load import FOLLOWING, IGNORING, DelayedList, Load
+from benchmarks.rolling_restart.load import FOLLOWING, IGNORING, NOTICE_S, DelayedList, Load, Sample
 from registry_drain import Deadline, ServiceInstance, open_registry
 from tests.support.processes import ManagedProcess, eventually, free_port
 
 HOST = "127.0.0.1"
-BUDGET = {"grace_period": 20.0, "floor": 0.4, "quiet_period": 0.1, "ceiling": 0.8}
-"""For clients that notice a change of the registry within 0.1 s."""
+BUDGET = {"grace_period": 20.0, "floor": 0.4, "quiet_period": 0.1, "ceiling": 0.8, "closing": 3.0}
+"""For clients that notice a change of the registry within 0.1 s. A phase ends when it is done, so
+that a long ``closing`` costs no time.
+"""
 
 LISTED_ONCE = [1]
 LISTED_AND_GONE = [1, 0]
@@ -37,6 +41,11 @@ import logging
 logging.basicConfig(level=logging.INFO)
 from registry_drain import StopBudget
 from registry_drain.hosted.gunicorn import drain
+from registry_drain.shutdown.events import InstanceRemoved, log_event
+def say_when_gone(event):
+    log_event(event)
+    if isinstance(event, InstanceRemoved) and event.removal.outcome.name == "CONFIRMED":
+        logging.info("gone since %r on the monotonic clock", event.removal.confirmed_at)
 """
 _NAIVE = """
 from registry_drain import Deadline, ServiceInstance, open_registry
@@ -80,6 +89,7 @@ class Gunicorn:
         directory.mkdir(parents=True, exist_ok=True)
         self.registry_url = registry_url or f"local://{directory}/registry"
         self.service = service
+        self.budget = dict(budget)
         self.port = free_port()
         chosen = {
             "bind": f"{HOST}:{self.port}",
@@ -91,7 +101,7 @@ class Gunicorn:
         lines = [f"{name} = {value!r}" for name, value in chosen.items()]
         drain = (
             f"drain(globals(), registry={self.registry_url!r}, service={service!r}, "
-            f"budget=StopBudget(**{json.dumps(dict(budget))}), {arguments})"
+            f"budget=StopBudget(**{json.dumps(self.budget)}), sinks=[say_when_gone], {arguments})"
         )
         if naive:
             drain = _NAIVE.format(url=self.registry_url, service=service, port=self.port)
@@ -132,6 +142,11 @@ class Gunicorn:
         finally:
             client.close()
 
+    def gone_at(self) -> float | None:
+        """Return when the removal was proven, by the monotonic clock, which all processes share; None: not yet."""
+        found = re.findall(r"gone since ([\d.]+) on the", self.process.output())
+        return float(found[-1]) if found else None
+
     def wait_stopped(self) -> str:
         """Wait for the exit of the master and of every worker; return all that they said."""
         self.process.wait(timeout=40)
@@ -160,19 +175,34 @@ class Site:
         )
 
     def failures(self) -> list[str]:
-        """Return what failed, with what the server said when it was asked for."""
-        return [f"{sample.kind}: {sample.failure}" for sample in self.load.samples if sample.failure]
+        """Return what failed, but for what these clients did too late.
+
+        They follow a list that this process updates, and it may have stood still when the instance was removed. Then
+        they go on calling when any other caller has long been told, and it is they who are late.
+        """
+        failed = [sample for sample in self.load.samples if sample.failure]
+        gone_at = self.gunicorn.gone_at() if failed else None
+        served_until = math.inf if gone_at is None else gone_at + self.gunicorn.budget["floor"]
+        return [f"{each.kind}: {each.failure}" for each in failed if not _is_late(each, served_until)]
 
     def changes(self) -> list[int]:
         """Return how many instances the registry has listed, from the first one on, after each of its changes."""
         return [len(instances) for _, instances in self._changes()]
 
-    def changed_at(self) -> list[float]:
-        """Return when it changed."""
-        return [at for at, _ in self._changes()]
+    def wait_gone(self) -> None:
+        """Wait until the watch has seen the instance leave, and nothing else."""
+        eventually(lambda: self.changes() == LISTED_AND_GONE, because="the registry is left, once")
 
     def _changes(self) -> list[tuple[float, tuple[ServiceInstance, ...]]]:
         return list(itertools.dropwhile(lambda change: not change[1], tuple(self.listed._changes)))
+
+
+def _is_late(sample: Sample, served_until: float) -> bool:
+    if sample.kind is not FOLLOWING:
+        return False
+    # Who was refused had sent nothing yet, however long before that the call began.
+    looked_at = sample.began_at + (sample.seconds if sample.failure == "refused" else 0.0)
+    return looked_at > served_until
 
 
 @contextlib.contextmanager
@@ -201,10 +231,14 @@ def stopped(here: Site) -> str:
     """Wait for the end, and return all that gunicorn said, if nothing was lost and the registry was left first."""
     output = here.gunicorn.wait_stopped()
     assert here.failures() == [], output
-    assert here.changes() == LISTED_AND_GONE
-    delisted_at = here.changed_at()[-1]
-    late = [sample for sample in here.load.samples if sample.kind is IGNORING and sample.began_at > delisted_at]
-    assert late, "clients that ignore the registry are served after the instance has left it"
+    here.wait_gone()
+    gone_at = here.gunicorn.gone_at()
+    assert gone_at is not None, output
+    # If this process stood still meanwhile, nobody called.
+    called = any(
+        gone_at + NOTICE_S < each.began_at < gone_at + here.gunicorn.budget["floor"] for each in here.load.samples
+    )
+    assert not called or re.search(r"late +\d+ requests after deregistration", output), output
     assert ": clean" in output, output
     return output
 

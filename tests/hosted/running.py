@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import sys
@@ -9,6 +10,7 @@ import threading
 import time
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 from benchmarks.rolling_restart.clients.http import Client
 from registry_drain import Deadline, open_registry
@@ -26,7 +28,10 @@ class HostedService:
     """One command line with its registry; a context that ends it."""
 
     def __init__(self, kind: str, directory: Path, *, registry_url: str = "", soft_drain: float = 0.0) -> None:
-        """Start it."""
+        """Start it. ``kind`` may end in ``-late``: all workers but one stand still before they open the registry."""
+        is_late = kind.endswith("-late")
+        kind = kind.removesuffix("-late")
+        self._directory = directory
         self.port = free_port()
         registry_url = registry_url or f"local://{directory}/registry"
         self.registry = open_registry(registry_url)
@@ -43,6 +48,7 @@ class HostedService:
             os.environ,
             SERVICE_REGISTRY=registry_url,
             SERVICE_SOFT_DRAIN=str(soft_drain),
+            SERVICE_LATE=str(directory / "late") if is_late else "",
             SERVICE_PORT=str(self.port),
             SERVICE_GATE=str(self.gate),
             PYTHONPATH=str(REPOSITORY),
@@ -73,6 +79,19 @@ class HostedService:
             client.close()
         return pids
 
+    def agreement(self) -> dict[str, Any]:
+        """Return what the workers agree on."""
+        (path,) = self._directory.glob("registry-drain-*/*/agreement")
+        agreed: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        return agreed
+
+    def all_serve(self, workers: int) -> HostedService:
+        """Wait until so many workers serve, and know of each other."""
+        eventually(lambda: len(self.workers()) == workers, timeout=PATIENCE, because="all workers serve")
+        if workers > 1:
+            assert len(self.agreement()["states"]) == workers, "who serves has joined the others"
+        return self
+
     def signal_group(self, number: int) -> None:
         """Signal the whole process group, as systemd does."""
         os.killpg(self.process.pid, number)
@@ -98,6 +117,9 @@ class Callers:
     Attributes:
         failures: what went wrong, in words: anything but an answer, or a refused connection.
         answered: how many requests were answered.
+        last_listed_at: when the last look began that found the instance listed.
+        unlisted_at: when the first look ended that did not.
+        refused_at: when the first connection was refused.
     """
 
     def __init__(self, service: HostedService) -> None:
@@ -106,6 +128,7 @@ class Callers:
         self._ended = threading.Event()
         self.failures: list[str] = []
         self.answered = 0
+        self.last_listed_at: float | None = None
         self.unlisted_at: float | None = None
         self.refused_at: float | None = None
         self.has_vanished = False
@@ -143,13 +166,20 @@ class Callers:
 
     def _look(self) -> None:
         while not self._ended.wait(0.005):
-            if not self._service.entries:
+            began_at = time.monotonic()
+            if self._service.entries:
+                self.last_listed_at = began_at
+            else:
                 self.unlisted_at = self.unlisted_at or time.monotonic()
 
     def warmed_up(self) -> Callers:
         """Wait for some answers from now on."""
         before = self.answered
-        eventually(lambda: self.answered > before + 50, timeout=PATIENCE, because="callers are answered")
+        eventually(
+            lambda: self.answered > before + 50 and self.last_listed_at,
+            timeout=PATIENCE,
+            because="callers are answered, and the instance is listed",
+        )
         return self
 
     def __enter__(self) -> Callers:

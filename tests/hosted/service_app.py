@@ -2,6 +2,9 @@
 
 ``pid`` is answered by the process' id; ``wait`` is answered when the file named by ``SERVICE_GATE`` is there;
 ``rejoin`` tells the service to, and is answered by the registries.
+
+With ``SERVICE_LATE``, a file's name, the first worker creates that file, and all others wait for the gate before they
+open the registry.
 """
 
 from __future__ import annotations
@@ -9,14 +12,18 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import time
 from pathlib import Path
 
 from registry_drain import StopBudget
-from registry_drain.hosted import DrainedApp, drained
+from registry_drain.clock import SYSTEM_CLOCK, Clock
+from registry_drain.hosted import DrainedApp, drained, stop
+from registry_drain.registries.base import Registry
+from registry_drain.registries.url import open_registry
 from registry_drain.servers.http.asgi_types import Receive, Scope, Send
 from tests.servers.asgi_echo import read_body, respond
 
-BUDGET = StopBudget(grace_period=20.0, deregister=5.0, floor=0.3, quiet_period=0.1, ceiling=0.8)
+BUDGET = StopBudget(grace_period=24.0, deregister=9.0, floor=0.3, quiet_period=0.1, ceiling=0.8)
 
 APPS: list[DrainedApp] = []
 """What this process serves."""
@@ -36,9 +43,25 @@ async def echo(scope: Scope, receive: Receive, send: Send) -> None:
     await respond(send, str(os.getpid()).encode() if body == b"pid" else body)
 
 
+def _be_late(first: str) -> None:
+    """Stand still before the registry is opened, unless this is the first worker."""
+    try:
+        Path(first).touch(exist_ok=False)
+    except FileExistsError:
+
+        def open_late(url: str, clock: Clock = SYSTEM_CLOCK) -> Registry:
+            while not Path(os.environ["SERVICE_GATE"]).exists():
+                time.sleep(0.01)
+            return open_registry(url, clock)
+
+        stop.open_registry = open_late  # type: ignore[attr-defined]
+
+
 def new_app() -> DrainedApp:
     """Return the application, as the environment says."""
     logging.basicConfig(level=logging.INFO)
+    if first := os.environ.get("SERVICE_LATE"):
+        _be_late(first)
     app = drained(
         echo,
         os.environ["SERVICE_REGISTRY"],

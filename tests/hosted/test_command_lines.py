@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import signal
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -29,6 +27,7 @@ LAME_DUCK = 0.25
         ("uvicorn", False, -signal.SIGTERM),  # uvicorn raises the signal again at its end
         ("uvicorn-workers", False, 0),
         ("uvicorn-workers", True, 0),
+        ("uvicorn-workers-late", True, 0),
         ("granian-workers", True, 0),
         ("hypercorn-in-process", False, 0),
     ],
@@ -39,7 +38,7 @@ def test_a_stop_fails_no_request(kind: str, to_group: bool, status: int, tmp_pat
         service.started()
         # A worker that is still starting has no handlers, and dies of the signal: nothing that could be tested.
         workers = 2 if "workers" in kind else 1
-        eventually(lambda: len(service.workers()) == workers, timeout=PATIENCE, because="all workers serve")
+        service.all_serve(workers)
         assert len(service.entries) == 1, "several workers are one instance"
         with Callers(service) as callers:
             callers.warmed_up()
@@ -50,9 +49,12 @@ def test_a_stop_fails_no_request(kind: str, to_group: bool, status: int, tmp_pat
             assert service.process.wait(timeout=PATIENCE) == status
             eventually(lambda: callers.refused_at, timeout=PATIENCE, because="callers are refused in the end")
         assert callers.failures == []
-        assert callers.unlisted_at is not None
+        assert service.entries == []
+        assert callers.last_listed_at is not None
         assert callers.refused_at is not None
-        assert callers.refused_at - callers.unlisted_at > LAME_DUCK, "callers have time to notice that it is unlisted"
+        assert callers.refused_at - callers.last_listed_at > LAME_DUCK, (
+            "callers have time to notice that it is unlisted"
+        )
         output = service.process.output()
         assert output.count("stopped (SIGTERM)") == workers, output
         assert "INCOMPLETE" not in output
@@ -62,11 +64,11 @@ def test_workers_come_and_go_and_the_instance_stays(tmp_path: Path) -> None:
     """A worker that crashes is succeeded; workers that are replaced (SIGHUP) fail nothing, and leave no gap."""
     with HostedService("uvicorn-workers", tmp_path) as service:
         service.started()
-        eventually(lambda: len(service.workers()) == 2, timeout=PATIENCE, because="two workers")
+        service.all_serve(2)
         keeper = int(service.entries[0].owner.split()[1])
         os.kill(keeper, signal.SIGKILL)
         eventually(
-            lambda: service.entries and int(service.entries[0].owner.split()[1]) != keeper,
+            lambda: (entries := service.entries) and int(entries[0].owner.split()[1]) != keeper,
             timeout=PATIENCE,
             because="another worker keeps the registration",
         )
@@ -83,6 +85,26 @@ def test_workers_come_and_go_and_the_instance_stays(tmp_path: Path) -> None:
             callers.warmed_up()
             assert callers.failures == []
             assert callers.unlisted_at is None, "the instance was listed all the time"
+        service.process.signal(signal.SIGTERM)
+        assert service.process.wait(timeout=PATIENCE) == 0
+        assert service.entries == []
+
+
+def test_a_worker_that_has_not_registered_yet_leaves_the_listener_to_the_others(tmp_path: Path) -> None:
+    """It is stopped alone while it still opens its registry: nobody notices, and another one takes its place."""
+    with HostedService("uvicorn-workers-late", tmp_path) as service:
+        service.started().all_serve(2)
+        (late,) = service.workers() - {service.agreement()["keeper"]}
+        with Callers(service) as callers:
+            callers.warmed_up()
+            os.kill(late, signal.SIGTERM)
+            eventually(
+                lambda: len(service.workers() - {late}) == 2, timeout=PATIENCE, because="a new worker in its place"
+            )
+            callers.warmed_up()
+            assert callers.failures == []
+            assert callers.refused_at is None
+            assert callers.unlisted_at is None
         service.process.signal(signal.SIGTERM)
         assert service.process.wait(timeout=PATIENCE) == 0
         assert service.entries == []
@@ -111,25 +133,18 @@ def test_a_hypercorn_worker_says_that_it_cannot_be_drained(tmp_path: Path) -> No
         service.process.wait_output("start hypercorn with --workers 0", timeout=PATIENCE)
 
 
-def agreement(directory: Path) -> dict[str, Any]:
-    """Return what the workers of the only service with that directory agree on."""
-    (path,) = directory.glob("registry-drain-*/*/agreement")
-    agreed: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return agreed
-
-
 def test_an_operators_removal_survives_the_keeper_until_it_is_told_otherwise(
     tmp_path: Path, zookeeper_server: ZooKeeperServer, unique: str
 ) -> None:
     """Whichever worker is told; and the stop in the end takes the instance out of rotation first."""
     url = f"{zookeeper_server.url}/{unique}?layout=curator"
-    with HostedService("uvicorn-workers", tmp_path, registry_url=url, soft_drain=2.0) as service:
+    with HostedService("uvicorn-workers", tmp_path, registry_url=url, soft_drain=4.0) as service:
         service.started()
-        eventually(lambda: len(service.workers()) == 2, timeout=PATIENCE, because="two workers")
+        service.all_serve(2)
         service.registry.remove(service.entries[0], Deadline.after(PATIENCE), force=True)
         service.process.wait_output("stays out of", timeout=PATIENCE)
-        eventually(lambda: agreement(tmp_path)["removed"], timeout=PATIENCE, because="the workers agree on it")
-        keeper = agreement(tmp_path)["keeper"]
+        eventually(lambda: service.agreement()["removed"], timeout=PATIENCE, because="the workers agree on it")
+        keeper = service.agreement()["keeper"]
         os.kill(keeper, signal.SIGKILL)
         service.process.wait_output("which stays out of", timeout=PATIENCE)
         assert service.entries == []

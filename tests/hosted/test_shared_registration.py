@@ -6,10 +6,11 @@ The workers are objects in this process: what they hold (locks on files, members
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pytest
 
@@ -42,12 +43,11 @@ class Worker:
         self.workers.pid = pid
         self.membership = SharedMembership(
             self.workers,
-            [registry],
             SYSTEM_CLOCK,
             has_stop_signal=lambda: self.is_told,
             on_removed=self.heard.append,
         )
-        self.membership.start(INSTANCE)
+        self.membership.start(INSTANCE, [registry])
 
     def crash(self) -> None:
         """Let go of the lock as the kernel does, and tidy up nothing."""
@@ -106,6 +106,13 @@ def keeping(worker: Worker) -> bool:
         return agreed.keeper == worker.workers.pid and agreed.is_kept
 
 
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Give whoever waits for the others all the time that a stalled main thread may need to let them leave."""
+    monkeypatch.setattr("registry_drain.hosted.shared_registration.SETTLE", 15.0)
+
+
+@pytest.mark.usefixtures("patient")
 def test_one_keeps_and_the_last_stop_removes(registry: Registry, new_worker: Callable[[int], Worker]) -> None:
     """All are told: the keeper removes the instance, the other one learns it from him."""
     first = new_worker(1)
@@ -196,13 +203,117 @@ def test_a_lone_worker_that_is_recycled_leaves_the_instance_listed(
 def test_a_worker_that_was_told_before_it_had_joined_registers_nothing(registry: Registry, tmp_path: Path) -> None:
     """A stop during the start: never registered, never joined."""
     workers = Workers("shared", 9000, os.getpid(), base=tmp_path / "workers")
-    membership = SharedMembership(workers, [registry], SYSTEM_CLOCK)
+    membership = SharedMembership(workers, SYSTEM_CLOCK)
     membership.begin_leaving(Deadline.after(PATIENCE))
-    membership.start(INSTANCE)
+    membership.start(INSTANCE, [registry])
     removal = membership.leave(registry.url, Deadline.after(PATIENCE))
     assert removal.outcome is RemovalOutcome.NOT_REGISTERED
     assert not is_listed(registry)
     registry.close()
+
+
+def test_a_worker_that_is_about_to_register_when_it_is_told_registers_nothing(
+    registry: Registry, new_worker: Callable[[int], Worker], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However long its thread stands still in between: nothing is registered after the stop."""
+    monkeypatch.setattr("registry_drain.hosted.shared_registration._JOIN_LIMIT", 0.05)
+    is_making, goes_on = threading.Event(), threading.Event()
+
+    def make_late(*arguments: Any) -> KeptRegistrations:
+        is_making.set()
+        assert goes_on.wait(PATIENCE)
+        return KeptRegistrations(*arguments)
+
+    monkeypatch.setattr("registry_drain.hosted.shared_registration.KeptRegistrations", make_late)
+    first = new_worker(1)
+    assert is_making.wait(PATIENCE)
+    assert first.left().outcome is RemovalOutcome.NOT_REGISTERED
+    goes_on.set()
+    first.membership._thread.join(PATIENCE)
+    assert not first.membership._thread.is_alive()
+    assert not first.membership.is_keeper
+    assert not is_listed(registry)
+
+
+def test_a_keeper_that_fails_at_first_tries_again(
+    registry: Registry, new_worker: Callable[[int], Worker], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody else would."""
+    failures = iter([RegistryTimeoutError("not yet"), OSError("still not")])
+
+    def make(*arguments: Any) -> KeptRegistrations:
+        for failure in failures:
+            raise failure
+        return KeptRegistrations(*arguments)
+
+    monkeypatch.setattr("registry_drain.hosted.shared_registration.KeptRegistrations", make)
+    first = new_worker(1)
+    eventually(lambda: keeping(first), timeout=PATIENCE, because="it keeps the registration in the end")
+    assert is_listed(registry)
+
+
+class Unregistered:
+    """A worker that has joined, and does not know its registries yet."""
+
+    def __init__(self, directory: Path, pid: int) -> None:
+        """Join."""
+        self.workers = Workers("shared", 9000, os.getpid(), base=directory / "workers")
+        self.workers.pid = pid
+        self.membership = SharedMembership(self.workers, SYSTEM_CLOCK)
+        self.membership.join()
+
+    def leaving(self) -> Call[Removal]:
+        """Begin to leave."""
+        deadline = Deadline.after(PATIENCE)
+
+        def leave() -> Removal:
+            self.membership.begin_leaving(deadline)
+            return self.membership.leave_unregistered("shared", 1, deadline)
+
+        return Call(leave)
+
+
+@pytest.mark.usefixtures("patient")
+def test_a_worker_without_registries_yet_leaves_with_all(
+    registry: Registry, new_worker: Callable[[int], Worker], tmp_path: Path
+) -> None:
+    """It serves until the keeper has removed the instance, and is not the last."""
+    first = new_worker(1)
+    eventually(lambda: keeping(first), because="the first one keeps it")
+    second = Unregistered(tmp_path, 2)
+    following = second.leaving()
+    following.join(0.1)
+    assert is_listed(registry)
+    assert first.left().outcome is RemovalOutcome.CONFIRMED
+    assert following.result(PATIENCE, "following").outcome is RemovalOutcome.CONFIRMED
+    assert not second.membership.others_listen()
+    assert not second.membership.closed(), "the first one accepts"
+    assert first.membership.closed()
+    second.membership.end()
+
+
+def test_a_worker_without_registries_yet_leaves_alone(
+    registry: Registry, new_worker: Callable[[int], Worker], tmp_path: Path
+) -> None:
+    """The others go on listening, and it knows that, also before it has found out what its leaving means."""
+    first = new_worker(1)
+    eventually(lambda: keeping(first), because="the first one keeps it")
+    second = Unregistered(tmp_path, 2)
+    assert second.membership.others_listen()
+    removal = second.leaving().result(PATIENCE, "leaving")
+    assert removal.outcome is RemovalOutcome.SUCCESSOR
+    assert second.membership.others_listen()
+    second.membership.end()
+    assert is_listed(registry)
+
+
+def test_a_lone_worker_without_registries_yet_has_nothing_to_remove(tmp_path: Path) -> None:
+    """Nobody has registered, and nobody listens any more."""
+    lone = Unregistered(tmp_path, 1)
+    assert lone.leaving().result(PATIENCE, "leaving").outcome is RemovalOutcome.NOT_REGISTERED
+    assert not lone.membership.others_listen()
+    assert lone.membership.closed()
+    lone.membership.end()
 
 
 def test_what_another_supervisor_with_the_pid_left_is_not_believed(
@@ -445,6 +556,7 @@ def shared(worker: Worker) -> SharedRegistration:
     return SharedRegistration(worker.membership, worker.registry, lambda: str(INSTANCE))
 
 
+@pytest.mark.usefixtures("patient")
 def test_the_keeper_drains_softly_when_all_leave(
     registry: Registry, new_worker: Callable[[int], Worker], rotating: list[str]
 ) -> None:
