@@ -22,6 +22,7 @@ from typing import Protocol
 from registry_drain.clock import Clock, Deadline
 from registry_drain.errors import ServerError
 from registry_drain.phases import Phase
+from registry_drain.servers.asyncio_listeners import shut
 from registry_drain.servers.base import ListenerClosure
 from registry_drain.servers.event_loop import ServerLoop
 from registry_drain.servers.in_flight import InFlight, InFlightRequest
@@ -73,6 +74,7 @@ class ASGIAdapter:
         self._lock = threading.Lock()
         self._is_used = False
         self._running: RunningServer | None = None
+        self._listening: list[socket.socket] = []
         self._closing = threading.Lock()
         self._closure: ListenerClosure | None = None
         self._has_shut_down = False
@@ -126,6 +128,7 @@ class ASGIAdapter:
                 sock.close()
             self._loop.stop()
             raise
+        self._listening = sockets
         return address
 
     def close_listener(self, deadline: Deadline) -> ListenerClosure:
@@ -143,7 +146,14 @@ class ASGIAdapter:
         if running is None or not self._loop.is_open:
             return ListenerClosure("never started")
         limit = Deadline.after(deadline.remaining() + _CLOSING_OVERTIME_S)
-        closure = self._loop.call(lambda: running.close_listener(deadline), limit)
+        try:
+            closure = self._loop.call(lambda: running.close_listener(deadline), limit)
+        except TimeoutError:
+            # A handler blocks the loop: what has not been accepted is lost. The call, cancelled now, closes the servers
+            # when the loop comes to it.
+            for each in self._listening:
+                shut(each)
+            closure = ListenerClosure("close", is_clean=False)
         self._listener_closed()
         return closure
 
@@ -179,6 +189,9 @@ class ASGIAdapter:
             logger.warning("%r: a handler blocks the event loop, so nothing could be cancelled", self)
         finally:
             self._loop.stop()
+            if not self._loop.is_open:
+                for each in self._listening:  # if the loop has ended before it came to that
+                    each.close()
         return cut
 
     async def _cut_off(self, running: RunningServer) -> tuple[InFlightRequest, ...]:

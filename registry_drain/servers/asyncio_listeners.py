@@ -52,6 +52,8 @@ async def close_listeners(
 ) -> ListenerClosure:
     """Hold clients off, let the running loop accept what waits, call ``close``, and end the listening.
 
+    One that is cancelled, because the loop was late, closes at once.
+
     Args:
         listeners: duplicates of the listening sockets; closed when this returns.
         close: closes the servers (``asyncio.Server.close``); called in the loop.
@@ -59,18 +61,28 @@ async def close_listeners(
         is_last: asked after that: whether no other process accepts from the same sockets any more. Only then they are
             shut down.
     """
-    held = [hold_off(each) for each in listeners]
-    is_clean = await _until_empty(listeners, deadline)
-    await close_later(close)
-    ends_listening = is_last()
-    for each in listeners:
-        if ends_listening and not keeper_of(each):
-            with contextlib.suppress(OSError):
-                each.shutdown(socket.SHUT_RDWR)
-        each.close()
-    for hold in held:
-        hold.close()
+    # Not one that was shut meanwhile, because the loop was late: it might listen again.
+    held = [hold_off(each) for each in listeners if _listens(each)]
+    try:
+        is_clean = await _until_empty(listeners, deadline)
+        await _turns()
+    finally:
+        close()
+        ends_listening = is_last()
+        for each in listeners:
+            if ends_listening:
+                shut(each)
+            each.close()
+        for hold in held:
+            hold.close()
     return ListenerClosure(", ".join(dict.fromkeys(hold.method for hold in held)) or "close", is_clean=is_clean)
+
+
+def shut(listener: socket.socket) -> None:
+    """End the listening, for all descriptors of the socket; unless somebody keeps it. Never raises."""
+    if not keeper_of(listener):
+        with contextlib.suppress(OSError):
+            listener.shutdown(socket.SHUT_RDWR)
 
 
 async def leave_listeners(descriptors: Sequence[int], close: Callable[[], object]) -> None:
@@ -94,9 +106,20 @@ async def close_later(close: Callable[[], object]) -> None:
 
     Only where nothing more is accepted meanwhile.
     """
+    await _turns()
+    close()
+
+
+def _listens(sock: socket.socket) -> bool:
+    try:
+        return bool(sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
+    except OSError:  # closed
+        return False
+
+
+async def _turns() -> None:
     for _ in range(_TURNS):
         await asyncio.sleep(0)
-    close()
 
 
 async def _until_empty(listeners: Sequence[socket.socket], deadline: Deadline) -> bool:

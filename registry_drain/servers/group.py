@@ -22,8 +22,10 @@ from registry_drain.servers.in_flight import InFlight, InFlightRequest
 
 T = TypeVar("T")
 
-_SHORT_S = 0.100
-"""Seconds that a step may take which has no time to begin with (a second signal): more than a listener's overtime."""
+_FEW_S = 0.25
+"""A step with less time than this (a second signal) is short: a tenth of it is too little headroom for threads."""
+_SHORT_S = 1.0
+"""Seconds that a short step may take. A stop itself does not wait for so long, and so its phases keep their limits."""
 
 
 class ServerGroup:
@@ -105,8 +107,12 @@ class ServerGroup:
 
     def _all(self, step: Callable[[DrainableServer], T], deadline: Deadline | None = None) -> dict[str, T]:
         """Do ``step`` to all; raise, once each has ended or the deadline is past, if it failed for any."""
+        is_short = deadline is not None and deadline.remaining() < _FEW_S
+        patient_until = time.monotonic() + (_SHORT_S if is_short else 0.0)
         steps = {name: _Step(name, server, step) for name, server in self._servers.items()}
-        failures = [f"{name}: {error}" for name, each in steps.items() if (error := each.failure(deadline))]
+        failures = [
+            f"{name}: {error}" for name, each in steps.items() if (error := each.failure(deadline, patient_until))
+        ]
         if failures:
             raise ServerError("; ".join(failures))
         return {name: each.value[0] for name, each in steps.items()}
@@ -124,7 +130,6 @@ class _Step(Generic[T]):
         self._error = ""
         self._work: Callable[[], T] = partial(step, server)
         self._has_ended = threading.Event()
-        self._short_until = time.monotonic() + _SHORT_S
         threading.Thread(target=self._run, name=f"registry-drain-group-{name}", daemon=True).start()
 
     def _run(self) -> None:
@@ -135,10 +140,10 @@ class _Step(Generic[T]):
         finally:
             self._has_ended.set()
 
-    def failure(self, deadline: Deadline | None) -> str:
+    def failure(self, deadline: Deadline | None, patient_until: float) -> str:
         """Wait for its end, without a deadline for ever; return what went wrong."""
         if deadline is None:
             self._has_ended.wait()
-        elif not (deadline.wait(self._has_ended) or self._has_ended.wait(max(self._short_until - time.monotonic(), 0))):
+        elif not (deadline.wait(self._has_ended) or self._has_ended.wait(max(patient_until - time.monotonic(), 0))):
             return "did not return in time"
         return self._error

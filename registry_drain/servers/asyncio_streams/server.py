@@ -29,7 +29,7 @@ from typing import Any, TypeVar
 
 from registry_drain.clock import SYSTEM_CLOCK, Clock, Deadline
 from registry_drain.errors import ConfigurationError, ServerError
-from registry_drain.servers.asyncio_listeners import close_later, close_listeners, duplicates
+from registry_drain.servers.asyncio_listeners import close_later, close_listeners, duplicates, shut
 from registry_drain.servers.asyncio_streams.connections import AsyncioConnections
 from registry_drain.servers.asyncio_streams.streams import ClientConnected, TrackedStreamProtocol
 from registry_drain.servers.base import ListenerClosure
@@ -37,7 +37,6 @@ from registry_drain.servers.connections import IDLE_QUIET, LINGER, SPREAD
 from registry_drain.servers.event_loop import ServerLoop
 from registry_drain.servers.in_flight import InFlight, InFlightRequest
 from registry_drain.servers.listener import ROUND_TRIP, bound_address, hold_off
-from registry_drain.servers.listener.listening_socket import keeper_of
 
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
@@ -196,9 +195,7 @@ class AsyncioServer:
         if server is not None:
             self._loop.call_soon(server.close)
         for each in listeners:
-            if not keeper_of(each):
-                with suppress(OSError):
-                    each.shutdown(socket.SHUT_RDWR)
+            shut(each)
             each.close()
         return ListenerClosure("close", is_clean=False)
 

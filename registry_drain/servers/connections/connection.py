@@ -258,9 +258,12 @@ class Connection:
 
     def close_if_quiet(self, seconds: float) -> bool:
         """Half-close if idle and quiet; return whether that was done now. From the drain."""
-        if self.received != self.boundary or not self.is_waiting or self.is_half_closed:
+        if self.received != self.boundary or not self.is_waiting:
             return False
         with self._lock:
+            # Looked at in here only: another thread's FIN is not ours to take back.
+            if self.is_half_closed:
+                return False
             # See rule 1. From the kernel's answer to our FIN nothing releases the interpreter lock.
             self.is_half_closed = True
             if self._is_closed or self.is_busy or not self._is_quiet(seconds):

@@ -124,14 +124,15 @@ class GrpcAdapter(abc.ABC):
         if not self.in_flight.wait_until_idle(deadline):
             return False
         patient_until = time.monotonic() + ANSWER_PATIENCE
+        is_cancelled = False
         while not self._ended.is_set():
             if deadline.is_past:
                 return False
             if self.has_calls() or self.in_flight.count:
                 patient_until = time.monotonic() + ANSWER_PATIENCE
-            elif time.monotonic() >= patient_until:
+            elif not is_cancelled and time.monotonic() >= patient_until:
+                is_cancelled = True
                 self._cancel()
-                return self._ended.is_set()
             deadline.clock.wait(self._ended, min(_LOOK_EVERY, deadline.remaining()))
         return True
 

@@ -24,7 +24,7 @@ from http.server import BaseHTTPRequestHandler
 from typing import Any
 
 from registry_drain.errors import ConfigurationError
-from registry_drain.servers.connections import Connection, pending_bytes
+from registry_drain.servers.connections import Connection, pending_bytes, unacknowledged_bytes
 from registry_drain.servers.http.policy import READY, REFUSAL, STOPPING, RequestPolicy, Verdict
 from registry_drain.servers.http_server.tracked_file import TrackedFile, read_ahead
 from registry_drain.servers.socket_server import TrackedTlsSocket
@@ -187,9 +187,11 @@ def _linger(connection: Connection, seconds: float) -> None:
         connection.half_close()
     connection.is_waiting = True  # not busy any more
     until = time.monotonic() + seconds
-    with suppress(OSError):  # out of time, or reset
-        while (left := until - time.monotonic()) > 0:
-            connection.sock.settimeout(left)
-            # The base class' recv: this is about the wire, not about the contents.
-            if not socket.socket.recv(connection.sock, 65536):
-                return
+    with suppress(OSError):  # reset
+        # Not before the client has the answer: a reset would cost it the rest. The drain, or the cut-off, wakes us.
+        while (left := until - time.monotonic()) > 0 or unacknowledged_bytes(connection.sock):
+            connection.sock.settimeout(left if left > 0 else seconds)
+            with suppress(TimeoutError):
+                # The base class' recv: this is about the wire, not about the contents.
+                if not socket.socket.recv(connection.sock, 65536):
+                    return

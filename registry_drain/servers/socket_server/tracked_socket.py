@@ -47,8 +47,8 @@ class TrackedSocket(socket.socket):
             OSError: it is more than a socket, and what it does besides (TLS) would be lost.
         """
         if type(sock) is not socket.socket:
-            sock.close()
             logger.error("refused a connection: %s is not supported by SocketServer", type(sock).__name__)
+            sock.close()
             raise OSError(errno.EPROTONOSUPPORT, f"{type(sock).__name__} is not supported")
         timeout = sock.gettimeout()
         tracked = cls(sock.family, sock.type, sock.proto, fileno=sock.detach())

@@ -14,7 +14,8 @@ it.
 Rules:
 
 1. The listener leaves the loop's poll *before* it is sealed: once shut it would be readable for ever, and the loop has
-   no place for that. From then on the stopping thread accepts, and hands over through a queue.
+   no place for that. From then on the stopping thread accepts, and hands over through a queue. A loop that is too late
+   for that finds it closed: one turn of ``serve()`` fails, and the loop goes on without the listener.
 2. Sockets are closed by the loop alone, but for that of a call whose processor has failed: the library closes it in
    the worker, when the loop does not poll it.
 
@@ -92,6 +93,7 @@ class ThriftNonblockingServer:
         self._in_flight.include(self._connections)
         self._lock = threading.Lock()
         self._listener: DrainableListener[None] | None = None
+        self._listener_descriptor = -1
         self._closure: ListenerClosure | None = None
         self._accepted: deque[TrackedConnection] = deque()
         self._must_let_go = False
@@ -120,6 +122,7 @@ class ThriftNonblockingServer:
             if self._listener is not None or self._closure is not None:
                 raise ServerError(f"{self!r} was started or stopped before: make a new server object to serve again")
             sock = listening_socket(self._transport)
+            self._listener_descriptor = sock.fileno()
             self._listener = DrainableListener(sock, self._accept_for_loop)
             server = self._server
             self._transport.listen = do_nothing
@@ -181,13 +184,25 @@ class ThriftNonblockingServer:
 
     def _serve(self) -> None:
         try:
-            self._server.serve()
+            self._serve_to_the_end()
         except Exception:
             logger.exception("%r: serve() failed; nothing is served any more", self)
         finally:
             self._has_let_go.set()
             for connection in (*self._server.clients.values(), *self._accepted):
                 connection.close()
+
+    def _serve_to_the_end(self) -> None:
+        server = self._server
+        try:
+            server.serve()
+        except Exception:
+            if not self._must_let_go or self._has_let_go.is_set():
+                raise
+            # The listener was closed under a loop that was late. That is no reason to lose what it serves.
+            self._let_go_of_listener()
+            while not server._stop:  # noqa: SLF001 - serve() would forget a stop() that has come meanwhile
+                server.handle()
 
     def _handle(self) -> None:
         """Stand in for the server's own ``handle``, one turn of the loop."""
@@ -201,7 +216,7 @@ class ThriftNonblockingServer:
     def _let_go_of_listener(self) -> None:
         if self._server.poll is not None:
             with contextlib.suppress(KeyError):
-                self._server.poll.unregister(self._transport.handle.fileno())
+                self._server.poll.unregister(self._listener_descriptor)
         # It polls something in place of the listener: that end of a pair to which nobody ever writes.
         self._server.socket = _NoListener(self._server._write)  # noqa: SLF001
         self._has_let_go.set()

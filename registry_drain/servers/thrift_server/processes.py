@@ -252,9 +252,9 @@ class ThriftProcessServer:
             _, status = os.waitpid(self._pid, 0)
         self._has_ended.set()
         if not self._table.head.is_closing:
-            logger.error("%r: its processes have ended (%s); nothing is served any more", self, _meaning(status))
             with contextlib.suppress(OSError, AttributeError):
                 self._transport.handle.shutdown(socket.SHUT_RDWR)  # Better refused than not answered.
+            logger.error("%r: its processes have ended (%s); nothing is served any more", self, _meaning(status))
 
     def _left_in_slots(self) -> list[InFlightRequest]:
         left = []

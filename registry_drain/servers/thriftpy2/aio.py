@@ -93,6 +93,7 @@ class Thriftpy2AioServer:
             server.processor, self._mark_boundaries, self._name_requests, TAsyncProcessor
         )
         self._lock = threading.Lock()
+        self._closing = threading.Lock()
         self._loop = ServerLoop("registry-drain-thriftpy2")
         self._running: asyncio.AbstractEventLoop | None = None
         self._loop_thread: threading.Thread | None = None
@@ -148,17 +149,30 @@ class Thriftpy2AioServer:
 
     def close_listener(self, deadline: Deadline) -> ListenerClosure:
         """Stop accepting; what is in the backlog is served. See :meth:`DrainableServer.close_listener`."""
-        with self._lock:
-            listener, sock = self._listener, self._sock
-            if listener is None or sock is None:
-                self._closure = ListenerClosure("never started")
-                return self._closure
+        # Held during the whole close: a second caller waits for the first one's outcome.
+        with self._closing:
+            with self._lock:
+                listener, sock = self._listener, self._sock
+                if listener is None or sock is None:
+                    self._closure = ListenerClosure("never started")
+                    return self._closure
+            if self._closure is None:
+                self._closure = self._close(listener, sock, deadline)
+            return self._closure
+
+    def _close(self, listener: DrainableListener[None], sock: socket.socket, deadline: Deadline) -> ListenerClosure:
+        has_let_go = False
         if self._loop.is_open:
             with suppress(TimeoutError, ServerError):
                 # From now on this thread accepts.
                 self._loop.call(self._let_go_of_listener, Deadline.after(max(deadline.remaining(), _END_LIMIT_S)))
+                has_let_go = True
         closure = listener.stop(deadline)
-        sock.close()
+        if has_let_go or not self._loop.is_open:
+            sock.close()
+        else:
+            # A loop that is late would still watch the number, which could be another socket's by then.
+            self._loop.call_soon(self._close_in_loop)
         return closure
 
     def drain(self, deadline: Deadline) -> bool:
@@ -175,6 +189,8 @@ class Thriftpy2AioServer:
             except TimeoutError:
                 logger.warning("%r: the event loop does not answer; a handler blocks it", self)
         self._loop.stop()
+        if self._sock is not None and not self._loop.is_open:
+            self._sock.close()  # if the loop has ended before it came to that
         return cut
 
     # --- in the loop ----------------------------------------------------------------------------------------------
@@ -188,6 +204,11 @@ class Thriftpy2AioServer:
     async def _let_go_of_listener(self) -> None:
         if self._sock is not None and self._sock.fileno() >= 0:
             asyncio.get_running_loop().remove_reader(self._sock.fileno())
+
+    def _close_in_loop(self) -> None:
+        if self._sock is not None and self._sock.fileno() >= 0:
+            asyncio.get_running_loop().remove_reader(self._sock.fileno())
+            self._sock.close()
 
     def _accept_all(self) -> None:
         try:
