@@ -26,12 +26,13 @@ from collections.abc import Callable, Iterator
 
 from registry_drain.errors import ServerError
 from registry_drain.servers.base import DrainableServer
-from registry_drain.servers.connections import UNSURE_QUIET
 from registry_drain.testing.bench import Call, promise, until
 from registry_drain.testing.server_stage import LARGE, REPLY, ContractClient, Stage
 
 __all__ = ["ContractClient", "ServerContract"]
 
+_THOUGHT_IDLE = 0.4
+"""Seconds without a byte after which a drain may think that a connection is idle: this package's, 0.2 at the most."""
 _PROMPT = 0.1
 """Seconds from connecting to having sent, within which a client has to be served; a drain gives it more."""
 
@@ -162,14 +163,14 @@ class ServerContract:
 
     def test_no_client_is_reset_by_a_closing_listener(self) -> None:
         """Clients that connect all the time are either answered or refused."""
-        outcomes: Counter[str] = Counter()
+        ends: list[str] = []  # in which, unlike in a count, no two threads can lose one
         with self._stage() as stage:
             stopped, is_warm = threading.Event(), threading.Semaphore(0)
 
             def hammer() -> None:
                 for turn in itertools.count():
-                    outcome = _outcome_of_one_call(self, stage.address)
-                    outcomes[outcome] += 1
+                    outcome = outcome_of_one_call(self.connect, stage.address)
+                    ends.append(outcome)
                     if turn == 3:
                         is_warm.release()
                     if outcome != "answered" or stopped.is_set():
@@ -177,12 +178,13 @@ class ServerContract:
 
             hammers = [Call(hammer) for _ in range(8)]
             for _ in hammers:
-                promise(is_warm.acquire(timeout=self.patience), f"clients are served: {outcomes}")
+                promise(is_warm.acquire(timeout=self.patience), f"clients are served: {Counter(ends)}")
             closure = stage.close_listener()
             stage.drained(stage.draining())
             stopped.set()
             for each in hammers:
                 each.result(self.patience, "a client")
+        outcomes = Counter(ends)
         harmless = {"answered", "refused", "late"}
         failures = {outcome: count for outcome, count in outcomes.items() if outcome not in harmless}
         # Without privileges the last moment cannot be closed, see registry_drain.servers.listener. And with them, on a
@@ -251,7 +253,7 @@ class ServerContract:
             promise(stage.entered.acquire(timeout=self.patience), "a request reaches its handler")
             stage.close_listener()
             draining = stage.draining()
-            draining.join(2 * UNSURE_QUIET)  # longer than a drain looks at a connection before it thinks it idle
+            draining.join(_THOUGHT_IDLE)
             promise(draining.is_alive(), "the drain waits for an answer that is being written")
             promise(client.receive() == b"x" * LARGE, "an answer that is being written is finished")
             _raises(EOFError, client.receive, "the connection is closed behind it")
@@ -279,7 +281,7 @@ class ServerContract:
             stage.server.close_listener(stage.deadline(0))
             promise(not stage.server.drain(stage.deadline(0)), "a drain that has no time does not finish")
             elapsed = time.monotonic() - began_at
-            promise(elapsed < self.patience / 4, f"without time nothing waits ({elapsed:.2f} s)")
+            promise(elapsed < self.patience / 2, f"without time nothing waits ({elapsed:.2f} s)")
             client.close()
 
     # ------------------------------------------------------------------------------------------- the life cycle
@@ -310,31 +312,42 @@ class ServerContract:
             _raises(ConnectionRefusedError, stage.client, "cut_off closes the listener")
 
 
-def _outcome_of_one_call(contract: ServerContract, address: tuple[str, int]) -> str:
+def outcome_of_one_call(connect: Callable[[tuple[str, int]], ContractClient], address: tuple[str, int]) -> str:
+    """Connect, make a call and hang up; return "answered", "refused", "late", or what went wrong."""
     began_at = time.monotonic()
     try:
-        client = contract.connect(address)
+        client = connect(address)
     except ConnectionRefusedError:
         return "refused"
     except OSError as error:
-        return f"connecting: {error!r}"
+        # Of TLS, connecting may be a handshake: the client's first words.
+        return _late_or(f"connecting: {error!r}", error, time.monotonic() - began_at)
     try:
         try:
             client.send(b"short")
         finally:
-            took = time.monotonic() - began_at
+            sent_at = time.monotonic()
         return "answered" if client.receive() == b"short" else "garbled"
     except (OSError, EOFError) as error:
-        # One that this machine kept from sending looks as if it never wanted to, and was closed as idle.
-        return "late" if took > _PROMPT else f"calling: {error!r}"
+        # If a thread of the client's sends, that one knows when it had sent.
+        sent_at = getattr(client, "sent_at", sent_at)
+        return _late_or(f"calling: {error!r}", error, sent_at - began_at)
     finally:
         client.close()
+
+
+def _late_or(failure: str, error: Exception, took: float) -> str:
+    # One that this machine kept from sending looks as if it never wanted to, and was closed as idle. Nobody hangs.
+    return "late" if took > _PROMPT and not isinstance(error, TimeoutError) else failure
 
 
 def _raises(errors: type[Exception] | tuple[type[Exception], ...], call: Callable[[], object], promised: str) -> None:
     __tracebackhide__ = True
     try:
         value = call()
+    except TimeoutError as error:
+        # An OSError too: the client's own, whose server has let it hang.
+        raise AssertionError(f"{promised}; it hangs instead: {error!r}") from error
     except errors:
         return
     except Exception as error:

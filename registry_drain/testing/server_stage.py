@@ -25,7 +25,11 @@ REPLY = b"done"
 
 
 class ContractClient(Protocol):
-    """One persistent connection of a client, with a time limit on every operation."""
+    """One persistent connection of a client, with a time limit on every operation.
+
+    One whose ``send`` leaves the sending to a thread says in an attribute ``sent_at`` when it had sent
+    (:func:`time.monotonic`): a client that is late may be closed as idle.
+    """
 
     def send(self, payload: bytes) -> None:
         """Send one request; do not wait for its answer."""

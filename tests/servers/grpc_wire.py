@@ -208,8 +208,9 @@ def assert_a_request_that_arrives_slowly_is_served(server: Any, address: tuple[s
     client, clock = WireClient(address), LookingClock()
     client.send(b"first")  # so that the connection is up, and the half below is all that is on its way
     assert client.receive() == b"first"
+    eventually(lambda: not server.has_calls())
     send_rest = client.send_half(b"slow")
-    eventually(lambda: server.in_flight.total == 1)
+    eventually(server.has_calls)
     server.close_listener(Deadline.after(TIMEOUT_S))
     draining = Call(lambda: server.drain(Deadline.after(TIMEOUT_S, clock)))
     eventually(lambda: client.is_told_to_leave)

@@ -36,7 +36,7 @@ from registry_drain.service import Service
 from registry_drain.shutdown.events import Event, SignalHandlerDisplaced, StopRequested, logger
 from tests.servers.signalled_servers import HOST, IN_LOOP, IN_PROCESSES, IN_THREADS, asgi_app
 
-BUDGET = StopBudget(grace_period=20.0, floor=0.0, quiet_period=0.0, ceiling=0.0)
+BUDGET = StopBudget(grace_period=60.0, floor=0.0, quiet_period=0.0, ceiling=0.0, closing=10.0)
 PATIENCE = 30.0
 displaced, after_called = threading.Event(), threading.Event()
 

@@ -9,6 +9,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from registry_drain.errors import ConfigurationError
 from registry_drain.servers.listener import DrainableListener, ListenerStoppedError, activation, hold_off
 from registry_drain.servers.listener.activation import KEPT_VARIABLE, SUPERVISOR, ListeningSockets
 from registry_drain.servers.listener.listening_socket import ListeningSocket, keeper_of
+from registry_drain.testing.bench import Call
 from tests.support.processes import REPOSITORY, eventually, free_port
 
 PROGRAM = """
@@ -47,6 +49,12 @@ def sockets() -> Iterator[ExitStack]:
 def listening(stack: ExitStack, *, name: str = "rpc") -> ListeningSocket:
     """Return a listening socket of ours."""
     return stack.enter_context(ListeningSockets({}).open("127.0.0.1", 0, name=name, backlog=16))
+
+
+def waits_in_accept(thread: threading.Thread) -> bool:
+    """Tell whether a thread has found nothing to accept, and waits for it."""
+    frame = sys._current_frames().get(thread.ident or 0)
+    return frame is not None and frame.f_code is ListeningSocket._wait.__code__
 
 
 def connect(stack: ExitStack, sock: socket.socket) -> socket.socket:
@@ -135,19 +143,19 @@ def test_accept_waits_on_when_another_process_was_faster(sockets: ExitStack) -> 
     sock = listening(sockets)
     other = sockets.enter_context(sock.dup())
     other.setblocking(False)
-    accepted: list[socket.socket] = []
-    thread = threading.Thread(target=lambda: accepted.append(sockets.enter_context(sock.accept()[0])))
-    thread.start()
-    taken = 0
-    while not accepted:  # as long as it takes for each of the two to have had one
+    for _ in range(100):  # until the other one was faster
+        accepting = Call(lambda: sockets.enter_context(sock.accept()[0]))
+        eventually(partial(waits_in_accept, accepting), interval=0.001)
         connect(sockets, sock)
         try:
             sockets.enter_context(other.accept()[0])
-            taken += 1
         except BlockingIOError:
-            thread.join(1)
-    thread.join(30)
-    assert len(accepted) == 1
+            accepting.result(30, "accept, which was faster")
+            continue
+        connect(sockets, sock)
+        accepting.result(30, "accept, which was slower and waited on")
+        return
+    raise AssertionError("the other one was never faster")
 
 
 @pytest.mark.parametrize("end", ["shutdown", "close", "detach"])
@@ -164,7 +172,7 @@ def test_every_end_wakes_whoever_waits_in_accept(end: str, sockets: ExitStack) -
 
     thread = threading.Thread(target=accept)
     thread.start()
-    eventually(thread.is_alive, because="it waits")
+    eventually(lambda: waits_in_accept(thread), because="it waits")
     if end == "shutdown":
         sock.shutdown(socket.SHUT_RDWR)
     elif end == "close":

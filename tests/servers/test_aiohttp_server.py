@@ -25,6 +25,7 @@ from registry_drain.phases import Phase
 from registry_drain.servers.aiohttp_server import AiohttpServer
 from registry_drain.servers.base import DrainableServer
 from registry_drain.servers.current_request import is_draining, name_request
+from registry_drain.shutdown.budget import StopBudget
 from registry_drain.testing.bench import Call
 from registry_drain.testing.server_contract import ContractClient, ServerContract
 from tests.servers.http_echo import HttpClient
@@ -292,7 +293,7 @@ def test_a_websocket_that_never_asks_is_closed_at_half_of_the_time(run: Any) -> 
     running = run(app)
     pushed = running.websocket("/push")
     assert pushed.recv(PATIENCE) == "tick"
-    draining = running.draining(1.0)
+    draining = running.draining(8.0)  # so that half of it stands a busy machine
     for _ in pushed:
         pass
     assert pushed.protocol.close_code == 1001
@@ -335,8 +336,9 @@ def test_what_is_cut_off_is_cancelled_awaited_and_answered(run: Any) -> None:
     assert sorted(ended) == ["endless", "stuck"]
     with pytest.raises(OSError, match="503"):
         first.receive()
-    with pytest.raises((EOFError, OSError)):
+    with pytest.raises((EOFError, OSError)) as end:
         second.receive()
+    assert not isinstance(end.value, TimeoutError), "it must not hang"
 
 
 def test_the_hooks_run_in_aiohttps_order_each_once(run: Any) -> None:
@@ -400,10 +402,10 @@ def test_a_startup_that_fails_is_an_error_that_leaves_nothing() -> None:
 
     app.cleanup_ctx.append(resource)
     app.on_startup.append(fail)
-    before = threading.active_count()
+    before = set(threading.enumerate())
     with pytest.raises(ServerError, match="no database"):
         AiohttpServer(app, "127.0.0.1", 0).start()
-    eventually(lambda: threading.active_count() == before)
+    eventually(lambda: set(threading.enumerate()) <= before)
     assert cleaned == [True]
 
 
@@ -463,7 +465,8 @@ def test_it_serves_in_the_applications_own_loop() -> None:
         return body
 
     async def main() -> None:
-        service = AsyncService(AiohttpServer(echo_app(serve), "127.0.0.1", 0, access_log=None), handle_signals=False)
+        server = AiohttpServer(echo_app(serve), "127.0.0.1", 0, access_log=None)
+        service = AsyncService(server, handle_signals=False, budget=StopBudget(grace_period=60, closing=10))
         running = asyncio.ensure_future(service.run())
         await service.wait_until_started()
         assert service.bound is not None

@@ -12,10 +12,11 @@ import pytest
 from registry_drain.clock import Deadline
 from registry_drain.phases import Phase
 from registry_drain.servers.current_request import is_draining, name_request, time_left
-from registry_drain.servers.http import ASGIMiddleware
+from registry_drain.servers.http import ASGIMiddleware, asgi
 from registry_drain.servers.http.asgi_types import Message, Receive, Scope, Send
 from registry_drain.servers.http.served_request import InsideRequest
 from registry_drain.servers.in_flight import InFlight
+from registry_drain.testing.clock import FakeClock
 
 PATIENCE = 20.0
 
@@ -297,6 +298,8 @@ async def test_readiness() -> None:
 async def test_who_waits_for_its_client_is_told_shortly_before_the_end() -> None:
     """Server-sent events, long polls: they may finish their answer; from then on every such wait ends at once."""
     told: list[object] = []
+    instants: list[float] = []
+    clock = FakeClock(autojump=False)
 
     async def app(_: Scope, receive: Receive, send: Send) -> None:
         await receive()
@@ -305,11 +308,22 @@ async def test_who_waits_for_its_client_is_told_shortly_before_the_end() -> None
         told.append((time_left() or 0.0) > 0)
         await respond(send)
 
-    middleware = ASGIMiddleware(app)
+    async def sleep_until(instant: float) -> None:
+        # A busy machine may sleep past the end: what counts is when the middleware means to wake up.
+        assert not told
+        instants.append(instant)
+
+    middleware = ASGIMiddleware(app, in_flight=InFlight(clock=clock))
     waiting = Connection(middleware)
     await asyncio.sleep(0)
-    stop(middleware.in_flight, Phase.DRAINING, seconds=2.0)
-    await waiting.end()
+    began_at = asyncio.get_running_loop().time()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(asgi, "_sleep_until", sleep_until)
+        middleware.in_flight.stop_state.enter(Phase.DRAINING, clock.now() + PATIENCE)
+        await waiting.end()
+    half, notice = instants
+    assert half >= began_at + PATIENCE / 2
+    assert notice - half == pytest.approx(PATIENCE / 2 - min(asgi._NOTICE_S, PATIENCE / 10))
     assert told == [{"type": "http.disconnect"}, {"type": "http.disconnect"}, True]
     assert waiting.status() == 200
 
@@ -538,19 +552,20 @@ async def test_handshakes_are_refused_when_draining() -> None:
 @in_loop
 async def test_many_websockets_are_closed_over_time() -> None:
     """Their clients all come back to somebody: some at a time, and yet all of them inside of half of the time."""
-    gate, seen = asyncio.Event(), []  # type: ignore[var-annotated]
-    middleware = ASGIMiddleware(echo(gate, seen))
+    gate, seen, clock = asyncio.Event(), [], FakeClock(autojump=False)  # type: ignore[var-annotated]
+    # On this clock all of the time is left, however late the loop looks.
+    middleware = ASGIMiddleware(echo(gate, seen), in_flight=InFlight(clock=clock))
     connections = [Connection(middleware, kind="websocket") for _ in range(100)]
     for each in connections:
         await each.next()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("registry_drain.servers.http.asgi._CLOSE_EVERY_S", PATIENCE / 4)
-        stop(middleware.in_flight, Phase.DRAINING)
+        middleware.in_flight.stop_state.enter(Phase.DRAINING, clock.now() + PATIENCE)
         await until(lambda: any(len(each.sent) == 2 for each in connections))
         for _ in range(20):
             await asyncio.sleep(0)
         assert sum(len(each.sent) == 2 for each in connections) == 51  # two such steps make half of the time
-    middleware.in_flight.stop_state.hurry(Deadline.after(1).at)
+    middleware.in_flight.stop_state.hurry(clock.now() + 1)
     for each in connections:
         assert (await each.next(2))["code"] == 1001
         await each.end()

@@ -22,6 +22,7 @@ from registry_drain.servers.base import DrainableServer
 from registry_drain.servers.current_request import mark_request, name_request, served, time_left
 from registry_drain.servers.in_flight import InFlight, InFlightRequest
 from registry_drain.service import Service
+from registry_drain.shutdown.budget import StopBudget
 from registry_drain.testing.bench import Call
 from registry_drain.testing.server_contract import ContractClient, ServerContract
 from tests.servers.application_loop import InApplicationsLoop
@@ -468,7 +469,8 @@ def test_a_handler_may_stop_the_service_from_a_thread_it_awaits() -> None:
         writer.write(line)
         writer.close()
 
-    service = Service(AsyncioServer(stop_it, "127.0.0.1", 0), handle_signals=False)
+    budget = StopBudget(grace_period=60, closing=10)
+    service = Service(AsyncioServer(stop_it, "127.0.0.1", 0), handle_signals=False, budget=budget)
     running = Call(service.run)
     assert service.started.wait(TIMEOUT)
     assert service.bound is not None

@@ -12,8 +12,9 @@ import pytest
 
 from registry_drain.servers.base import DrainableServer
 from registry_drain.servers.grpc_server import AioDrainInterceptor, AioGrpcServer
-from registry_drain.testing.server_contract import ServerContract
-from tests.servers.grpc_wire import METHOD, WireClient
+from registry_drain.servers.grpc_server.departure import IDLE_QUIET
+from tests.servers.grpc_wire import WireClient
+from tests.servers.test_grpc_server import GrpcContract
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -43,7 +44,13 @@ def echo_service(serve: Callable[[bytes], bytes]) -> Any:
     return grpc.method_handlers_generic_handler("echo.Echo", {"Call": grpc.unary_unary_rpc_method_handler(call)})
 
 
-def new_server(service: Any, *, options: list[tuple[str, int]] | None = None, **settings: Any) -> AioGrpcServer:
+def new_server(
+    service: Any,
+    *,
+    options: list[tuple[str, int]] | None = None,
+    idle_quiet: float = IDLE_QUIET,
+    **settings: Any,
+) -> AioGrpcServer:
     """Make a server around a service, on a free port and in a loop of the adapter's own."""
     interceptor = AioDrainInterceptor(**settings)
 
@@ -52,18 +59,15 @@ def new_server(service: Any, *, options: list[tuple[str, int]] | None = None, **
         server.add_generic_rpc_handlers([service])
         return server, server.add_insecure_port("127.0.0.1:0")
 
-    return AioGrpcServer(make, interceptor, options=options or ())
+    return AioGrpcServer(make, interceptor, options=options or (), idle_quiet=idle_quiet)
 
 
-class TestContract(ServerContract):
+class TestContract(GrpcContract):
     """Every promise."""
-
-    patience = 20.0
-    request_name = METHOD
 
     def new_server(self, serve: Callable[[bytes], bytes]) -> DrainableServer:
         """Make an echo server."""
-        return new_server(echo_service(serve))
+        return new_server(echo_service(serve), idle_quiet=self.idle_quiet)
 
     def connect(self, address: tuple[str, int]) -> WireClient:
         """Connect."""

@@ -24,6 +24,8 @@ from registry_drain.servers.grpc_server import (
     adapter,
     age_misfits,
     connection_age_options,
+    counting,
+    departure,
 )
 from registry_drain.testing.bench import Call
 from tests.servers.grpc_wire import (
@@ -142,8 +144,10 @@ def test_a_watch_that_blocks_a_thread_is_ended_too() -> None:
         health.HealthServicer()  # The setting is the class', not the object's.
 
 
-def test_clients_that_ignore_the_registry_lose_nothing_with_a_connection_age() -> None:
+def test_clients_that_ignore_the_registry_lose_nothing_with_a_connection_age(monkeypatch: pytest.MonkeyPatch) -> None:
     """Told by their connection's age, while calls are served, they find the listener closed; no call is cancelled."""
+    # With time for it the drain ends when the clients have left, however long the last goodbye is under way.
+    monkeypatch.setattr(departure, "_AGE_SLACK", 5.0)
     server = new_server(lambda payload: payload, options=[("grpc.max_connection_age_ms", 300)])
     with started(server) as address:
         clients = [IgnoringClient(address) for _ in range(6)]
@@ -159,7 +163,7 @@ def test_clients_that_ignore_the_registry_lose_nothing_with_a_connection_age() -
 
 def test_without_an_age_clients_that_never_pause_do_not_keep_the_server(caplog: pytest.LogCaptureFixture) -> None:
     """They would call for ever: the drain goes on after a while, and says what to set."""
-    server = new_server(echo, idle_quiet=0.9)  # longer than any pause that a busy machine makes
+    server = new_server(echo, idle_quiet=PATIENCE)  # longer than any pause that a busy machine makes
     with started(server) as address:
         client = IgnoringClient(address)
         eventually(lambda: client.answered > 5)
@@ -227,8 +231,9 @@ def test_a_stream_learns_that_the_server_drains() -> None:
 
 
 @pytest.mark.parametrize("pause", [0.0, 0.3], ids=["never-pausing", "pausing"])
-def test_streams_may_be_ended_between_two_messages(pause: float) -> None:
+def test_streams_may_be_ended_between_two_messages(pause: float, monkeypatch: pytest.MonkeyPatch) -> None:
     """With a status that says why, even if the next message comes a little later; and what has been sent arrives."""
+    monkeypatch.setattr(counting, "WAITING_STREAM_PATIENCE", PATIENCE)  # a busy machine is late with the next one
 
     def serve(payload: bytes) -> bytes:
         if payload != b"0":

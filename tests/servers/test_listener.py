@@ -39,6 +39,7 @@ from registry_drain.servers.listener import (
     listening_sockets,
     prepare,
 )
+from registry_drain.servers.listener import drainable as drainable_module
 from registry_drain.servers.listener.listening_socket import ListeningSocket
 from registry_drain.testing.bench import Call
 from tests.servers.wire import ACK, FAMILIES, RST, SYN
@@ -510,8 +511,10 @@ def test_stopping_twice_says_the_same(stand: Callable[..., Stand]) -> None:
     assert here.listener.stop(Deadline.after(TIMEOUT)) is first
 
 
-def test_without_time_the_backlog_is_still_taken(stand: Callable[..., Stand]) -> None:
+def test_without_time_the_backlog_is_still_taken(stand: Callable[..., Stand], monkeypatch: pytest.MonkeyPatch) -> None:
     """A stop in a hurry resets nobody that the kernel has accepted."""
+    # A busy machine may need longer than the overtime for so many; it ends as soon as nobody is left.
+    monkeypatch.setattr(drainable_module, "_OVERTIME_S", TIMEOUT)
     here = stand()
     for _ in range(50):
         here.connect()

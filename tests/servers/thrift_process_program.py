@@ -39,7 +39,7 @@ def main() -> int:
         server.setNumWorkers(3)
     else:
         server = TForkingServer(*parts)
-    budget = StopBudget(grace_period=30, floor=0, quiet_period=0)
+    budget = StopBudget(grace_period=60, floor=0, quiet_period=0, closing=10)
     return serve(ThriftProcessServer(server), registry, service="echo", budget=budget).exit_code
 
 

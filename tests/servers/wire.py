@@ -69,6 +69,7 @@ class Wire:
             raise OSError(ctypes.get_errno(), "unshare")
         self._device = os.open("/dev/net/tun", os.O_RDWR)
         fcntl.ioctl(self._device, _TUNSETIFF, struct.pack("16sH22x", b"wire", _TUN_WITHOUT_HEADER))
+        self._returned: list[Segment] = []
         self._is_ipv6 = ":" in ours
         family = socket.AF_INET6 if self._is_ipv6 else socket.AF_INET
         self._source, self._target = socket.inet_pton(family, theirs), socket.inet_pton(family, ours)
@@ -104,7 +105,7 @@ class Wire:
         os.write(self._device, packet)
 
     def receive(self) -> Segment:
-        """Return the kernel's next TCP segment."""
+        """Return the kernel's next TCP segment; one that it repeats, since we were slow to answer, is passed over."""
         poller = select.poll()
         poller.register(self._device, select.POLLIN)
         while poller.poll(TIMEOUT_MS):
@@ -115,7 +116,10 @@ class Wire:
                 tcp = packet[40:]
             else:
                 continue  # IPv6 looks for its neighbours.
-            return Segment(*struct.unpack("!HHIIxB", tcp[:14]))
+            segment = Segment(*struct.unpack("!HHIIxB", tcp[:14]))
+            if segment not in self._returned:
+                self._returned.append(segment)
+                return segment
         raise TimeoutError("the kernel sent nothing")
 
 
