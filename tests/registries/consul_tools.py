@@ -19,8 +19,11 @@ from registry_drain.registries.consul.registration import ConsulRegistration
 from registry_drain.registries.url import parse_registry_url
 from tests.support.consul_process import ConsulAgent
 
-FAST = "?ttl_s=1&timeout_s=2"
-"""Heartbeats every third of a second: tests need not wait long to see that none comes any more."""
+FAST_TTL = 21.0
+"""Seconds; no other test has it. So long that no check turns critical on a machine that stalls for a while."""
+FAST_PAUSE = 1 / 3
+FAST = f"?ttl_s={FAST_TTL:g}&timeout_s=10"
+"""Heartbeats every third of a second (see conftest): tests need not wait long to see that none comes any more."""
 BEATS = 1.5
 """Seconds in which FAST would have renewed or registered several times."""
 

@@ -13,6 +13,7 @@ import pytest
 from registry_drain.errors import PermissionRefusedError
 from registry_drain.registries.base import RemovalOutcome
 from registry_drain.registries.consul import watch as consul_watch
+from registry_drain.registries.consul.registration import removing
 from tests.conftest import NewConsulAgent
 from tests.registries.consul_tools import FAST, Members, instance, never, soon
 from tests.support.consul_process import ConsulAgent
@@ -66,7 +67,7 @@ def test_the_token_is_in_a_header_and_nowhere_else(
             members.new(url, instance(f"not-{unique}"), token).register(soon())
         link.black_hole()
         with pytest.raises(Exception, match="no answer") as timed_out:
-            registry.entries(unique, soon(0.3))
+            registry.entries(unique, soon(4))
         shown.append(registration.on_shutdown(soon(0.3)))
         link.pass_through()
         shown += [registration.on_shutdown(soon()), registry, registration, watch, entry, registry.url]
@@ -105,8 +106,11 @@ def test_where_the_token_comes_from(
         assert members.registered(url, instance(unique)).on_shutdown(soon()).outcome is RemovalOutcome.CONFIRMED
 
 
-def test_a_rotated_token_is_taken_up(acl_agent: ConsulAgent, unique: str, tmp_path: Path) -> None:
+def test_a_rotated_token_is_taken_up(
+    acl_agent: ConsulAgent, unique: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The file gets a new token and the old one is revoked: heartbeats go on, and the removal is proven."""
+    monkeypatch.setattr(removing, "_FIRST_PATIENCE", 10.0)  # a slow agent is no second attempt
     rules = DOCUMENTED.format(name=unique)
     old, new = acl_agent.create_token(rules), acl_agent.create_token(rules)
     file = tmp_path / "token"
@@ -183,7 +187,7 @@ def test_a_revoked_token_is_refused(acl_agent: ConsulAgent, unique: str) -> None
         began = time.monotonic()
         removal = registration.on_shutdown(soon(20))
         assert removal.outcome is RemovalOutcome.REFUSED, removal
-        assert time.monotonic() - began < 5, "retried what no retry can help"
+        assert time.monotonic() - began < 15, "retried what no retry can help"
         assert "ACL not found" in removal.detail
         assert "may stay in the callers' lists" in removal.detail
         assert acl_agent.instances(unique)
@@ -327,5 +331,5 @@ def test_an_agent_of_its_own_with_acl(new_consul_agent: NewConsulAgent, unique: 
     with Members() as members:
         registration = members.registered(agent.url + FAST, instance(unique), token)
         agent.restart(kill=True)
-        removal = registration.on_shutdown(soon(3))
+        removal = registration.on_shutdown(soon(20))
         assert removal.outcome is RemovalOutcome.REFUSED, removal

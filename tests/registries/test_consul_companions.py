@@ -172,7 +172,7 @@ def test_interrupted_between_the_twins_and_the_instance(consul_agent: ConsulAgen
     with Liar(consul_agent, dies) as front, Members() as members:
         registry = members.registry(f"consul://{front.address}")
         entry = entry_of(registry, unique)
-        assert registry.remove(entry, soon(0.5)).outcome is RemovalOutcome.UNCONFIRMED
+        assert registry.remove(entry, soon(4)).outcome is RemovalOutcome.UNCONFIRMED
         assert f"{unique}-1" in consul_agent.get("/v1/agent/services"), "half removed, and not to be found again"
         removal = members.registry(consul_agent.url).remove(entry, soon())
         assert removal.outcome is RemovalOutcome.CONFIRMED, removal

@@ -12,6 +12,7 @@ from registry_drain.instance import ServiceInstance
 from registry_drain.registries.base import Registry
 from registry_drain.registries.url import open_registry
 from registry_drain.testing.registry_contract import RegistryContract
+from tests.registries.consul_tools import BEATS, FAST
 from tests.support.consul_process import ConsulAgent
 from tests.support.processes import ManagedProcess
 
@@ -25,7 +26,7 @@ url, service, address, port, instance_id = sys.argv[1:6]
 tags = tuple(sys.argv[6].split()) if sys.argv[6] else ()
 metadata = dict(pair.split("=", 1) for pair in sys.argv[7:])
 instance = ServiceInstance(service, address, int(port), id=instance_id, metadata=metadata, tags=tags)
-open_registry(url).registration(instance).register(Deadline.after(10))
+open_registry(url).registration(instance).register(Deadline.after(30))
 print("registered", flush=True)
 threading.Event().wait()
 """
@@ -39,9 +40,8 @@ def assert_killed(process: ManagedProcess) -> None:
 class TestConsulContract(RegistryContract):
     """The contract suite on the shared development agent."""
 
-    # Longer than a heartbeat of ttl_s=3.
-    look_again = 2.0
-    expiry_seconds = 15.0
+    look_again = BEATS
+    expiry_seconds = 40.0
     agent: ConsulAgent
     directory: Path
 
@@ -50,11 +50,11 @@ class TestConsulContract(RegistryContract):
         self.agent, self.directory = consul_agent, tmp_path
 
     def new_registry(self) -> Registry:
-        """Return a registry of the shared agent, with a TTL that a test can outwait."""
-        return open_registry(f"{self.agent.url}?ttl_s=3")
+        """Return a registry of the shared agent, with heartbeats that a test can outwait."""
+        return open_registry(self.agent.url + FAST)
 
     def start_doomed_owner(self, instance: ServiceInstance) -> Callable[[], None]:
-        """Register from a process of its own; return its SIGKILL."""
+        """Register from a process of its own, with a TTL that a test can outwait; return its SIGKILL."""
         script = self.directory / "owner.py"
         script.write_text(OWNER)
         pairs = [f"{key}={value}" for key, value in instance.metadata.items()]

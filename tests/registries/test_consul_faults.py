@@ -17,14 +17,15 @@ from registry_drain.errors import (
     RegistryUnavailableError,
 )
 from registry_drain.registries.base import Removal, RemovalOutcome
+from registry_drain.registries.consul.registration import removing
 from tests.conftest import NewConsulAgent, NewConsulCluster
-from tests.registries.consul_tools import FAST, Liar, Lie, Members, dripping, instance, never, soon
+from tests.registries.consul_tools import Liar, Lie, Members, dripping, instance, never, soon
 from tests.support.consul_process import ConsulAgent
 from tests.support.processes import eventually
 from tests.support.tcp_proxy import TcpProxy
 
-# The machine is noisy; the code has no slack of its own.
-SLACK = 0.5
+# The machine may stall for seconds. What ignored its deadline would take the 60 s that a request may.
+SLACK = 4.0
 
 
 def timed_stop(stop: Callable[[], Removal], within: float) -> Removal:
@@ -41,7 +42,7 @@ def test_agent_out_of_order_during_the_stop(new_consul_agent: NewConsulAgent, un
     """A frozen or killed agent: on_shutdown ends by its deadline, unconfirmed, and says what is left until when."""
     agent = new_consul_agent()
     with Members() as members:
-        registration = members.registered(agent.url + FAST, instance(unique))
+        registration = members.registered(f"{agent.url}?ttl_s=1&timeout_s=60", instance(unique))
         getattr(agent, fault)()
         removal = timed_stop(lambda: registration.on_shutdown(soon(1.5)), 1.5)
         assert removal.outcome is RemovalOutcome.UNCONFIRMED, removal
@@ -55,11 +56,11 @@ def test_a_frozen_agent_that_thaws_after_the_stop(new_consul_agent: NewConsulAge
     """What a frozen agent had been sent takes effect later: the instance goes, and never comes back."""
     agent = new_consul_agent()
     with Members() as members:
-        registration = members.registered(agent.url + FAST, instance(unique))
+        registration = members.registered(f"{agent.url}?ttl_s=1", instance(unique))
         agent.freeze()
-        assert registration.on_shutdown(soon(1)).outcome is RemovalOutcome.UNCONFIRMED
+        assert registration.on_shutdown(soon(4)).outcome is RemovalOutcome.UNCONFIRMED
         agent.thaw()
-        eventually(lambda: not agent.instances(unique, passing=True), timeout=10, because="it leaves the lists")
+        eventually(lambda: not agent.instances(unique, passing=True), timeout=40, because="it leaves the lists")
         never(lambda: agent.instances(unique, passing=True), 1.0)
 
 
@@ -123,7 +124,7 @@ def test_a_blip_during_the_stop_is_survived(consul_agent: ConsulAgent, unique: s
 def test_an_answer_that_drips_ends_by_the_deadline(pause: float) -> None:
     """Bytes that arrive one at a time, quickly or slowly, do not stretch a call beyond its deadline."""
     with dripping(pause) as address, Members() as members:
-        registry = members.registry(f"consul://{address}")
+        registry = members.registry(f"consul://{address}?timeout_s=60")
         began = time.monotonic()
         with pytest.raises(RegistryTimeoutError):
             registry.entries("any", soon(1.2))
@@ -135,7 +136,7 @@ def test_servers_out_of_reach(new_consul_cluster: NewConsulCluster, unique: str)
     cluster = new_consul_cluster()
     (agent,) = cluster.agents
     with Members() as members:
-        registration = members.registered(f"{agent.url}?ttl_s=5", instance(unique))
+        registration = members.registered(f"{agent.url}?ttl_s=5&timeout_s=60", instance(unique))
         cluster.server.freeze()
         removal = timed_stop(lambda: registration.on_shutdown(soon(3)), 3)
         assert removal.outcome is RemovalOutcome.UNCONFIRMED, removal
@@ -149,7 +150,7 @@ def test_servers_killed(new_consul_cluster: NewConsulCluster, unique: str) -> No
     cluster = new_consul_cluster()
     (agent,) = cluster.agents
     with Members() as members:
-        registration = members.registered(f"{agent.url}?ttl_s=5", instance(unique))
+        registration = members.registered(f"{agent.url}?ttl_s=5&timeout_s=60", instance(unique))
         cluster.server.kill()
         removal = timed_stop(lambda: registration.on_shutdown(soon(2)), 2)
         assert removal.outcome is RemovalOutcome.UNCONFIRMED, removal
@@ -164,22 +165,25 @@ def test_an_acknowledgement_without_effect(consul_agent: ConsulAgent, unique: st
     """Every removal is answered with 200 and not done: the consistent read tells, and the outcome is unconfirmed."""
     lie = answering(200, b"true", "PUT /v1/agent/service/deregister", "PUT /v1/catalog/deregister", "PUT /v1/txn")
     with Liar(consul_agent, lie) as liar, Members() as members:
-        url = f"consul://{liar.address}?ttl_s=60"
+        url = f"consul://{liar.address}?ttl_s=60&timeout_s=60"
         registration = members.registered(url, instance(unique))
-        removal = timed_stop(lambda: registration.on_shutdown(soon(1)), 1)
+        removal = timed_stop(lambda: registration.on_shutdown(soon(5)), 5)
         assert removal.outcome is RemovalOutcome.UNCONFIRMED, removal
         assert "still listed" in removal.detail
         assert removal.attempts > 1
         operator = members.registry(url)
         (entry,) = operator.entries(unique, soon())
-        removal = timed_stop(lambda: operator.remove(entry, soon(1), force=True), 1)
+        removal = timed_stop(lambda: operator.remove(entry, soon(4), force=True), 4)
         assert removal.outcome is RemovalOutcome.UNCONFIRMED, removal
         assert consul_agent.instances(unique)
         consul_agent.put(f"/v1/agent/service/deregister/{registration.consul_id}")
 
 
-def test_an_agent_that_waits_for_a_server_that_hangs_is_passed_by(consul_agent: ConsulAgent, unique: str) -> None:
+def test_an_agent_that_waits_for_a_server_that_hangs_is_passed_by(
+    consul_agent: ConsulAgent, unique: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A frozen leader, and a new one: the agent answers no deregistration, and what the catalog lists is removed."""
+    monkeypatch.setattr(removing, "_FIRST_PATIENCE", 4.0)  # one attempt, though the other answers may be slow
     thawed = threading.Event()
 
     def lie(method: str, path: str) -> Lie | None:
@@ -215,7 +219,7 @@ def test_without_a_leader_the_agent_is_told_all_the_same(
     with Liar(consul_agent, lie) as liar, Members() as members:
         registration = members.registered(f"consul://{liar.address}?ttl_s=15", instance(unique), token)
         has_leader.clear()
-        removal = registration.on_shutdown(soon(1))
+        removal = registration.on_shutdown(soon(4))
         assert removal.outcome is RemovalOutcome.UNCONFIRMED, removal
         assert "No cluster leader" in removal.detail
         assert registration.consul_id not in consul_agent.get("/v1/agent/services")
@@ -255,7 +259,7 @@ def test_answers_are_never_taken_for_an_empty_list(status: int, body: bytes, exp
     with Liar(None, lambda *_: (status, body)) as liar, Members() as members:
         registry = members.registry(f"consul://{liar.address}")
         with pytest.raises(expected) as caught:
-            registry.entries("any", soon(0.5))
+            registry.entries("any", soon(4 if expected.retryable else 30))  # what is retryable is retried to the end
         assert type(caught.value) is expected
         assert "\n" not in str(caught.value)
         assert liar.address in str(caught.value)

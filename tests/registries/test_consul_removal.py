@@ -206,7 +206,7 @@ def test_out_of_time_before_anything_was_sent(consul_agent: ConsulAgent, unique:
     put_service(consul_agent, unique, "x")
     path = f"/v1/agent/service/deregister/{quote('x')}"
     with TcpProxy(consul_agent.http_address) as link, Members() as members:
-        registry = members.registry(f"consul://{link.address}?timeout_s=1")
+        registry = members.registry(f"consul://{link.address}")
         entry = entry_of(registry, unique)
         link.black_hole()
         with pytest.raises(RegistryUnavailableError):
@@ -220,7 +220,7 @@ def test_out_of_time_before_anything_was_sent(consul_agent: ConsulAgent, unique:
 
     with Liar(consul_agent, fail_after) as front, Members() as members:
         registry = members.registry(f"consul://{front.address}")
-        removal = registry.remove(entry, soon(1))
+        removal = registry.remove(entry, soon(4))
         assert removal.outcome is RemovalOutcome.UNCONFIRMED, removal
         assert "No cluster leader" in removal.detail
 

@@ -33,7 +33,7 @@ def deregister(agent: ConsulAgent, registration: ConsulRegistration) -> None:
 
 def is_out(agent: ConsulAgent, service: str, registration: ConsulRegistration) -> None:
     """Fail unless the removal is found out, and nothing comes back."""
-    eventually(lambda: registration.removed_by_operator, timeout=20, because="the removal is found out")
+    eventually(lambda: registration.removed_by_operator, timeout=40, because="the removal is found out")
     assert not registration.is_registered
     never(lambda: agent.instances(service), LOOK)
 
@@ -41,14 +41,14 @@ def is_out(agent: ConsulAgent, service: str, registration: ConsulRegistration) -
 def is_back(agent: ConsulAgent, service: str, registration: ConsulRegistration) -> None:
     """Fail unless it is listed, and heartbeats go on."""
     eventually(
-        lambda: agent.instances(service, passing=True) and registration.is_registered, timeout=20, because="restored"
+        lambda: agent.instances(service, passing=True) and registration.is_registered, timeout=40, because="restored"
     )
     assert registration.removed_by_operator == ""
 
 
 def identified(registration: ConsulRegistration) -> None:
     """Wait until the first heartbeat has asked the agent who it is."""
-    eventually(lambda: registration._taken._is_agent_asked, timeout=20, because="a heartbeat was taken")
+    eventually(lambda: registration._taken._is_agent_asked, timeout=40, because="a heartbeat was taken")
 
 
 # --- on purpose -------------------------------------------------------------------------------------------------------
@@ -68,6 +68,7 @@ def test_consuls_own_command_takes_it_out_for_good(
         command = [str(consul), "services", "deregister", f"-http-addr={consul_agent.http_address}"]
         subprocess.run([*command, f"-id={registration.consul_id}"], check=True, capture_output=True, timeout=60)
         is_out(consul_agent, unique, registration)
+        eventually(lambda: told, because="it is told, a moment later")
         assert told == [registration.removed_by_operator]
         assert "has not restarted" in told[0]
         assert caplog.text.count("stays out of") == 1
@@ -84,9 +85,10 @@ def test_it_rejoins_when_told_to(consul_agent: ConsulAgent, unique: str) -> None
     with Members() as members:
         registration = members.registered(consul_agent.url + FAST, instance(unique))
         registration.on_removed(told.append)
-        for _ in range(2):
+        for count in (1, 2):
             deregister(consul_agent, registration)
             is_out(consul_agent, unique, registration)
+            eventually(lambda count=count: len(told) >= count, because="it is told, a moment later")  # type: ignore[misc]
             registration.rejoin(soon())
             assert registration.removed_by_operator == ""
             assert registration.is_registered
@@ -144,11 +146,14 @@ def test_after_the_fence_it_does_not_rejoin(consul_agent: ConsulAgent, unique: s
 def test_removed_just_before_its_agent_restarts_with_its_data(new_consul_agent: NewConsulAgent, unique: str) -> None:
     """No heartbeat came between: an agent that has kept its data would have kept the instance."""
     agent = new_consul_agent(keeps_data=True)
-    with Members() as members:
-        registration = members.registered(f"{agent.url}?ttl_s=30", instance(unique))
+    with TcpProxy(agent.http_address) as link, Members() as members:
+        registration = members.registered(proxied(agent, link.address), instance(unique))
         identified(registration)
+        link.refuse()
+        link.drop_connections()
         deregister(agent, registration)
         agent.restart(kill=True)
+        link.pass_through()
         is_out(agent, unique, registration)
         assert "kept its data" in registration.removed_by_operator
 
@@ -204,7 +209,7 @@ def test_it_is_back_though_the_answer_to_that_was_lost(new_consul_agent: NewCons
         identified(registration)
         lost.append("")
         agent.restart(kill=True)
-        eventually(lambda: len(lost) == 2, timeout=20, because="it is registered again")
+        eventually(lambda: len(lost) == 2, timeout=40, because="it is registered again")
         is_back(agent, unique, registration)
         identified(registration)
         deregister(agent, registration)
@@ -219,7 +224,7 @@ def test_an_agent_that_kept_everything_is_just_told_again(new_consul_agent: NewC
         (before,) = agent.instances(unique).values()
         agent.restart(kill=True)
         taken = registration._taken._sent_at
-        eventually(lambda: registration._taken._sent_at > taken, timeout=20, because="a heartbeat is taken")
+        eventually(lambda: registration._taken._sent_at > taken, timeout=40, because="a heartbeat is taken")
         is_back(agent, unique, registration)
         (after,) = agent.instances(unique).values()
         assert after["Service"]["CreateIndex"] == before["Service"]["CreateIndex"]
@@ -248,12 +253,12 @@ def test_a_revoked_token_is_neither(new_consul_agent: NewConsulAgent, unique: st
     agent = new_consul_agent(acl=True)
     token = agent.create_token(WITHOUT_AGENT_READ)
     with Members() as members:
-        registration = members.registered(agent.url + FAST, instance(unique), token=token)
+        registration = members.registered(f"{agent.url}?ttl_s=1&timeout_s=10", instance(unique), token=token)
         identified(registration)
         agent.revoke_token(token)
         # Its check turns critical once no heartbeat is taken any more, as far as the agent may say so.
         check = registration._standing.own.check_id
-        eventually(lambda: agent.get("/v1/agent/checks")[check]["Status"] == "critical", timeout=20)
+        eventually(lambda: agent.get("/v1/agent/checks")[check]["Status"] == "critical", timeout=40)
         assert registration.removed_by_operator == ""
         deregister(agent, registration)
 
@@ -263,7 +268,7 @@ def test_a_successor_is_no_operator(consul_agent: ConsulAgent, unique: str) -> N
     with Members() as members:
         elder = members.registered(consul_agent.url + FAST, instance(unique))
         new = members.registered(consul_agent.url + FAST, instance(unique, 9091))
-        eventually(lambda: elder._renewing._has_yielded, timeout=20)
+        eventually(lambda: elder._renewing._has_yielded, timeout=40)
         assert elder.removed_by_operator == ""
         new.on_shutdown(soon())
         is_back(consul_agent, unique, elder)
@@ -272,17 +277,21 @@ def test_a_successor_is_no_operator(consul_agent: ConsulAgent, unique: str) -> N
 def test_an_agent_that_lost_both_gets_the_younger_one_back(new_consul_agent: NewConsulAgent, unique: str) -> None:
     """Whichever registers again first: the elder does not take the id from its successor."""
     agent = new_consul_agent()
-    with Members() as members:
+    with TcpProxy(agent.http_address) as link, Members() as members:
         elder = members.registered(agent.url + FAST, instance(unique))
-        new = members.registered(f"{agent.url}?ttl_s=9", instance(unique, 9091))
-        eventually(lambda: elder._renewing._has_yielded, timeout=20)
+        new = members.registered(proxied(agent, link.address), instance(unique, 9091))
+        eventually(lambda: elder._renewing._has_yielded, timeout=40)
         identified(new)
+        # The elder is first however long the restart takes: nobody else reaches the agent.
+        link.refuse()
+        link.drop_connections()
         agent.restart(kill=True)
-        eventually(lambda: elder.is_registered, timeout=20, because="the elder is first: it beats more often")
+        eventually(lambda: elder.is_registered, timeout=40, because="the elder is first")
+        link.pass_through()
         eventually(
-            lambda: set(agent.instances(unique)) == {new.consul_id} and new.is_registered, timeout=20, because="younger"
+            lambda: set(agent.instances(unique)) == {new.consul_id} and new.is_registered, timeout=40, because="younger"
         )
-        eventually(lambda: not elder.is_registered, timeout=20)
+        eventually(lambda: not elder.is_registered, timeout=40)
         never(lambda: set(agent.instances(unique)) != {new.consul_id}, LOOK)
 
 

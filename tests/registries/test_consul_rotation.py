@@ -110,7 +110,7 @@ def test_an_acknowledgement_is_no_proof(consul_agent: ConsulAgent, unique: str) 
     with Liar(consul_agent, lies) as front, Members() as members:
         registry = members.registry(f"consul://{front.address}")
         with pytest.raises(Exception, match="the servers do not show it yet") as caught:
-            registry.drain(entry_of(registry, unique), soon(0.5))
+            registry.drain(entry_of(registry, unique), soon(4))
         assert not isinstance(caught.value, RegistryTimeoutError)
     consul_agent.put("/v1/agent/service/deregister/x")
 

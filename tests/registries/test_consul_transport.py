@@ -151,7 +151,7 @@ def test_an_aborted_client_sends_nothing_more(consul_agent: ConsulAgent) -> None
 def test_a_refused_connection_says_where_and_why(unique: str) -> None:
     """The message names the registry and what to look at, without the library's object dumps."""
     with Members() as members, pytest.raises(RegistryUnavailableError) as caught:
-        members.registry("consul://127.0.0.1:1").entries(unique, soon(0.3))
+        members.registry("consul://127.0.0.1:1").entries(unique, soon(4))
     assert str(caught.value) == (
         f"consul://127.0.0.1:1: GET /v1/health/service/{unique}: Connection refused: is the Consul agent running there?"
     )

@@ -49,7 +49,7 @@ def start_owner(url: str, instance: ServiceInstance) -> subprocess.Popen[str]:
 class TestLocalRegistry(RegistryContract):
     """The contract, on a directory that does not exist at first."""
 
-    expiry_seconds = 2.0
+    expiry_seconds = 10.0
 
     @pytest.fixture(autouse=True)
     def _directory(self, tmp_path: Path) -> Iterator[None]:

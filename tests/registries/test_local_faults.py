@@ -598,7 +598,8 @@ def test_register_that_fails_leaves_nothing(
             registration.register(soon())
         assert not registration.is_registered
     assert files(directory) == []
-    assert descriptors() == before
+    # What others had open may be closed by now.
+    assert descriptors() <= before
     registration.register(soon())
     assert listed(registry) == ["one"]
     registration.on_shutdown(soon())
@@ -621,7 +622,7 @@ def test_watch_keeps_its_list_while_the_directory_cannot_be_read(
         patch.setattr(local_directory.InstanceDirectory, "_open", fail)
         until(lambda: len(failures) > 3, 10, "the watch goes on looking")
         assert watch.instances == (ONE,)
-        assert [message for message in caplog.messages if "Too many" in message] == [caplog.messages[0]]
+        assert sum("Too many" in message for message in caplog.messages) == 1
     registration.on_shutdown(soon())
     until(lambda: watch.instances == (), 10, "the watch goes on when it is over")
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from kazoo.security import make_acl, make_digest_acl
 
-from registry_drain.clock import SYSTEM_CLOCK
+from registry_drain.clock import SYSTEM_CLOCK, Deadline
 from registry_drain.errors import (
     ConfigurationError,
     InstanceNotFoundError,
@@ -24,7 +24,7 @@ from registry_drain.errors import (
 from registry_drain.instance import ServiceInstance
 from registry_drain.registries.base import RegistryEntry, RemovalOutcome
 from registry_drain.registries.url import open_registry
-from registry_drain.registries.zookeeper import ZooKeeperRegistry
+from registry_drain.registries.zookeeper import ZooKeeperRegistry, session_client
 from registry_drain.registries.zookeeper.layouts import CuratorLayout, NodeContent, NodeTree
 from registry_drain.registries.zookeeper.layouts.base import Recognition
 from registry_drain.registries.zookeeper.registration import ZooKeeperRegistration
@@ -163,15 +163,19 @@ def test_an_entry_of_elsewhere_is_not_touched(stage: Stage) -> None:
         stage.registry().remove(entry, within(), force=True)
 
 
-def test_a_live_owner_is_named_with_the_address_of_its_client(stage: Stage, tcp_proxy: NewProxy) -> None:
+def test_a_live_owner_is_named_with_the_address_of_its_client(
+    stage: Stage, tcp_proxy: NewProxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """As far as the servers tell; it takes nothing away if they do not."""
     with stage.eyes() as client:
         client.create(stage.path, b"{}", makepath=True, ephemeral=True)
         own_port = client._connection._socket.getsockname()[1]
         registry = stage.registry()
         entry = _entry(stage)
-        with pytest.raises(LiveOwnerError, match=rf"session {entry.owner} of the client 127\.0\.0\.1:{own_port}, "):
-            registry.remove(entry, within())
+        with monkeypatch.context() as patient:
+            patient.setattr(session_client, "_MOST_SECONDS", 20.0)
+            with pytest.raises(LiveOwnerError, match=rf"session {entry.owner} of the client 127\.0\.0\.1:{own_port}, "):
+                registry.remove(entry, within())
         proxy = tcp_proxy(stage.server.hosts)
         proxy.black_hole()
         silent = replace(registry._settings, hosts=proxy.address)
@@ -179,7 +183,9 @@ def test_a_live_owner_is_named_with_the_address_of_its_client(stage: Stage, tcp_
         assert client_of(entry.owner, replace(silent, hosts="127.0.0.1:1"), within()) == ""
         assert client_of("0x1", registry._settings, within()) == ""
         later = replace(silent, hosts=f"127.0.0.1:1,{stage.server.hosts}")
-        assert client_of(entry.owner, later, within()) == f"127.0.0.1:{own_port}"
+        with monkeypatch.context() as patient:
+            patient.setattr(session_client, "_MOST_SECONDS", 20.0)
+            assert client_of(entry.owner, later, within()) == f"127.0.0.1:{own_port}"
         proxy.pass_through()
 
 
@@ -212,16 +218,25 @@ def test_a_live_owner_that_puts_it_back_is_reported(stage: Stage) -> None:
     assert outcomes <= {RemovalOutcome.CONFIRMED, RemovalOutcome.SUCCESSOR}
 
 
-def test_a_delete_whose_answer_was_lost_is_a_success(stage: Stage, tcp_proxy: NewProxy) -> None:
+def test_a_delete_whose_answer_was_lost_is_a_success(
+    stage: Stage, tcp_proxy: NewProxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Applied, connection lost: the next attempt finds it gone and proves it."""
     with stage.eyes() as client:
         client.create(stage.path, b"{}", makepath=True)
     proxy = tcp_proxy(stage.server.hosts)
-    registry = stage.registry(hosts=proxy.address)
+    registry = stage.registry(hosts=proxy.address, options="&timeout_s=60")
     entry = _entry(stage, registry)
-    proxy.delay_answers(0.3)
-    remove = Background(lambda: registry.remove(entry, within()))
-    eventually(lambda: stage.stat() is None, interval=0.01, because="the delete was applied")
+    session = registry._shared.get()
+    wait_connected = session.wait_connected
+
+    def about_to_delete(deadline: Deadline) -> None:
+        wait_connected(deadline)
+        proxy.delay_answers(60.0)
+
+    monkeypatch.setattr(session, "wait_connected", about_to_delete)
+    remove = Background(lambda: registry.remove(entry, within(60.0)))
+    eventually(lambda: stage.stat() is None, because="the delete was applied")
     assert remove.is_running
     proxy.drop_connections()
     proxy.pass_through()
@@ -238,7 +253,7 @@ def test_a_removal_that_is_cut_off_is_not_made_up_for_later(stage: Stage, tcp_pr
     with stage.eyes() as client:
         client.create(stage.path, b"{}", makepath=True)
         proxy = tcp_proxy(stage.server.hosts)
-        registry = stage.registry(hosts=proxy.address, session_timeout=10.0)
+        registry = stage.registry(hosts=proxy.address)
         entry = _entry(stage, registry)
         proxy.refuse()
         proxy.drop_connections()
@@ -266,7 +281,7 @@ def test_a_watch_survives_the_expiry_of_its_session(stage: Stage) -> None:
     assert watch.instances == (INSTANCE,)
     two = ServiceInstance(SERVICE, "192.0.2.8", 9091, id="two")
     stage.registered(instance=two)
-    eventually(lambda: watch.instances == (INSTANCE, two), timeout=10)
+    eventually(lambda: watch.instances == (INSTANCE, two), timeout=40)
     assert registry._shared.get() is not session
 
 
@@ -274,16 +289,17 @@ def test_a_watch_survives_a_restart_and_never_shows_an_empty_list(new_zookeeper:
     """Stale beats empty: while the server is away, and after it, the list is the same."""
     stage = Stage(new_zookeeper(), "/services")
     try:
-        stage.registered()
+        # Short sessions: kazoo waits for as long when it connects to a server that is still starting.
+        stage.registered(stage.registry(session_timeout=4.0))
         told: list[tuple[ServiceInstance, ...]] = []
-        watch = stage.registry().watch(SERVICE, within(), told.append)
+        watch = stage.registry(session_timeout=4.0).watch(SERVICE, within(), told.append)
         stage.server.kill()
         never(lambda: not watch.instances, seconds=0.5, because="the outage emptied the list")
         stage.server.start()
         two = ServiceInstance(SERVICE, "192.0.2.8", 9091, id="two")
         stage.registered(instance=two)
-        eventually(lambda: watch.instances == (INSTANCE, two), timeout=20)
-        eventually(lambda: told == [(INSTANCE,), (INSTANCE, two)], timeout=5, because=f"told {told}")
+        eventually(lambda: watch.instances == (INSTANCE, two), timeout=40)
+        eventually(lambda: told == [(INSTANCE,), (INSTANCE, two)], timeout=40, because=f"told {told}")
     finally:
         stage.close()
 
@@ -294,15 +310,15 @@ def test_a_watch_reads_everything_anew_after_an_outage(stage: Stage, tcp_proxy: 
     proxy = tcp_proxy(stage.server.hosts)
     with stage.eyes() as client:
         client.create(path, b'{"address":"h","port":1}', makepath=True)
-        watch = stage.registry(hosts=proxy.address, session_timeout=10.0).watch(SERVICE, within())
+        watch = stage.registry(hosts=proxy.address).watch(SERVICE, within())
         for port in (2, 4):
             proxy.refuse()
             proxy.drop_connections()
             client.set(path, f'{{"address":"h","port":{port}}}'.encode())
             proxy.pass_through()
-            eventually(lambda port=port: [each.port for each in watch.instances] == [port], timeout=10)  # type: ignore[misc]
+            eventually(lambda port=port: [each.port for each in watch.instances] == [port], timeout=40)  # type: ignore[misc]
             client.set(path, f'{{"address":"h","port":{port + 1}}}'.encode())
-            eventually(lambda port=port: [each.port for each in watch.instances] == [port + 1], timeout=10)  # type: ignore[misc]
+            eventually(lambda port=port: [each.port for each in watch.instances] == [port + 1], timeout=40)  # type: ignore[misc]
 
 
 def test_a_watch_follows_data_and_leaves_out_what_cannot_be_called(stage: Stage) -> None:
@@ -323,13 +339,13 @@ def test_a_watch_follows_data_and_leaves_out_what_cannot_be_called(stage: Stage)
             client.set(path, json.dumps(document).encode())
             eventually(
                 lambda port=port: [each.port for each in watch.instances] == ([port] if port else []),  # type: ignore[misc]
-                timeout=5,
+                timeout=40,
             )
         transaction = client.transaction()
         transaction.delete(path)
         transaction.create(path, b'{"address":"h","port":5}')
         transaction.commit()
-        eventually(lambda: [each.port for each in watch.instances] == [5], timeout=5)
+        eventually(lambda: [each.port for each in watch.instances] == [5], timeout=40)
 
 
 def test_a_watch_closes_promptly_in_a_black_hole(stage: Stage, tcp_proxy: NewProxy) -> None:
@@ -344,7 +360,7 @@ def test_a_watch_closes_promptly_in_a_black_hole(stage: Stage, tcp_proxy: NewPro
     began = time.monotonic()
     watch.close()
     assert time.monotonic() - began < 4.0
-    assert not watch._thread.is_alive()
+    eventually(lambda: not watch._thread.is_alive(), timeout=5, because="its thread has ended")
     proxy.pass_through()
 
 
@@ -385,7 +401,7 @@ def test_credentials_come_from_a_file_and_stand_nowhere(
     registration = stage.registered(registry)
     assert len(registry.entries(None, within())) == 1
     stage.expire(registration)
-    eventually(lambda: len(registry.entries(None, within())) == 1, timeout=10)
+    eventually(lambda: len(registry.entries(None, within())) == 1, timeout=40)
     assert registration.on_shutdown(within()).outcome is RemovalOutcome.CONFIRMED
     for text in (caplog.text, repr(registry), repr(registration), registry.url):
         assert "s3cr3t" not in text
@@ -471,7 +487,7 @@ def test_a_sequential_layout_registers_lists_survives_expiry_and_leaves(stage: S
         [first] = registry.entries(None, within())
         assert first.locator == f"{stage.base}/{SERVICE}/providers/one_0000000000"
         stage.expire(registration)
-        [second] = eventually(lambda: registry.entries(SERVICE, within()), timeout=10)
+        [second] = eventually(lambda: registry.entries(SERVICE, within()), timeout=40)
         assert second.id == "one_0000000001"
         assert registration.on_shutdown(within()).outcome is RemovalOutcome.CONFIRMED
         assert list(registry.entries(SERVICE, within())) == []

@@ -314,7 +314,7 @@ def test_an_interrupted_transaction_is_not_made_up_for_later(stage: Stage, tcp_p
     """Ctrl-C while the answer is awaited ends the session, and with it whatever it still had to send."""
     folder = f"{stage.base}/{SERVICE}"
     proxy = tcp_proxy(stage.server.hosts)
-    registry = stage.registry(hosts=proxy.address, session_timeout=10.0)
+    registry = stage.registry(hosts=proxy.address)
     with stage.eyes() as client:
         plant(client, folder, numbered(6))
         entries = registry.entries(None, within())
@@ -345,7 +345,7 @@ def test_what_is_cut_off_is_not_made_up_for_later(stage: Stage, tcp_proxy: NewPr
     """What was not sent before the deadline is never sent: successors on the same paths survive the link's return."""
     folder = f"{stage.base}/{SERVICE}"
     proxy = tcp_proxy(stage.server.hosts)
-    registry = stage.registry(hosts=proxy.address, session_timeout=10.0)
+    registry = stage.registry(hosts=proxy.address)
     with stage.eyes() as client:
         plant(client, folder, numbered(6))
         entries = registry.entries(None, within())

@@ -24,21 +24,21 @@ class TestZooKeeperContract(RegistryContract):
         *(each for each in RegistryContract.odd_ids if all(ord(letter) < 0x10000 for letter in each)),
         "grüße-你好",
     )
-    expiry_seconds = 8.0
+    expiry_seconds = 40.0
 
     @pytest.fixture(autouse=True)
     def _server(self, zookeeper_server: ZooKeeperServer, unique: str, tmp_path: Path) -> None:
-        self._url = f"{zookeeper_server.url}/{unique}/deep?session_timeout_s=2"
+        self._url = f"{zookeeper_server.url}/{unique}/deep?session_timeout_s="
         self._directory = tmp_path
         self._server_process = zookeeper_server
 
     def new_registry(self) -> Registry:
         """Return one more client of the shared server."""
-        return open_registry(self._url)
+        return open_registry(f"{self._url}10")
 
     def start_doomed_owner(self, instance: ServiceInstance) -> Callable[[], None]:
-        """Register from a subprocess; SIGKILL it."""
-        owner = start_owner(self._url, instance, self._directory)
+        """Register from a subprocess, with a session whose end can be waited for; SIGKILL it."""
+        owner = start_owner(f"{self._url}4", instance, self._directory)
 
         def kill() -> None:
             owner.kill()

@@ -162,9 +162,9 @@ def test_what_tls_has_decrypted_already_is_not_waited_for() -> None:
 def test_the_wrong_port_is_explained(stage: GuardedStage, tls_files: TlsFiles) -> None:
     """TLS to the plain port and the other way round are no refusals, and the message says what to look at."""
     with pytest.raises(RegistryUnavailableError, match="secureClientPort"):
-        stage.tls_registry(_files(tls_files), hosts=stage.server.hosts).entries(None, within(1.0))
+        stage.tls_registry(_files(tls_files), hosts=stage.server.hosts).entries(None, within(4.0))
     with pytest.raises(RegistryUnavailableError, match="TLS port"):
-        stage.registry(hosts=stage.server.tls_hosts).entries(None, within(1.0))
+        stage.registry(hosts=stage.server.tls_hosts).entries(None, within(4.0))
 
 
 def test_the_holder_of_a_certificate_is_somebody(stage: GuardedStage, tls_files: TlsFiles) -> None:

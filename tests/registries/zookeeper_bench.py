@@ -43,8 +43,11 @@ class Stage:
         """Where INSTANCE stands."""
         return f"{self.base}/{SERVICE}/{INSTANCE.id}"
 
-    def registry(self, *, hosts: str = "", session_timeout: float = 4.0, options: str = "") -> ZooKeeperRegistry:
-        """Return a registry, through ``hosts`` (a proxy) if given."""
+    def registry(self, *, hosts: str = "", session_timeout: float = 10.0, options: str = "") -> ZooKeeperRegistry:
+        """Return a registry, through ``hosts`` (a proxy) if given.
+
+        Its session outlives a process that stalls for some seconds: whoever wants it to expire calls :meth:`expire`.
+        """
         url = f"zookeeper://{hosts or self.server.hosts}{self.base}?session_timeout_s={session_timeout}{options}"
         registry = open_zookeeper(parse_registry_url(url), SYSTEM_CLOCK)
         self._exits.callback(registry.close)

@@ -32,6 +32,10 @@ class RemovedByOperatorPromises(RegistrySubject):
         until(lambda: bool(registration.removed_by_operator), self.settle, "removed_by_operator says so within settle")
         promise(not registration.is_registered, "is_registered is False once an operator's removal was found out")
 
+    def _is_told(self, told: list[str], count: int) -> None:
+        """Wait until on_removed was called ``count`` times, which is after removed_by_operator says so."""
+        until(lambda: len(told) >= count, self.settle, "on_removed is called within settle", lambda: told)
+
     def _stays_away(self, bench: RegistryBench, operator: Registry, instance: ServiceInstance) -> None:
         ends_at = time.monotonic() + self.look_again
         while time.monotonic() < ends_at:
@@ -48,6 +52,7 @@ class RemovedByOperatorPromises(RegistrySubject):
             promise(not registration.removed_by_operator, "removed_by_operator is empty while nobody removed it")
             self._remove(bench, operator, registration)
             self._stays_away(bench, operator, instance)
+            self._is_told(told, 1)
             promise(told == [registration.removed_by_operator], f"on_removed is called once, with the line: {told}")
             promise("\n" not in told[0], f"removed_by_operator is one line: {told[0]!r}")
             error = Call(lambda: registration.register(bench.deadline())).ended(self.timeout, "register()").error
@@ -69,6 +74,7 @@ class RemovedByOperatorPromises(RegistrySubject):
             registration.on_removed(told.append)
             for count in (1, 2):
                 self._remove(bench, operator, registration)
+                self._is_told(told, count)
                 registration.rejoin(bench.deadline())
                 promise(len(bench.listed(operator, instance)) == 1, "rejoin() lists the instance once")
                 promise(registration.is_registered, "is_registered is True after rejoin()")

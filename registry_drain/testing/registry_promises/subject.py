@@ -33,7 +33,7 @@ class RegistrySubject:
     clock: Clock = SYSTEM_CLOCK
     timeout: float = 10.0
     settle: float = 10.0
-    prompt: float = 2.0
+    prompt: float = 6.0
     look_again: float = 0.3
     expiry_seconds: float = 10.0
     races: int = 30
