@@ -68,6 +68,9 @@ class Departure(Enum):
     SUCCEEDED = "this worker leaves, and its supervisor starts another one"
 
 
+_OTHERS_GO_ON = frozenset({Departure.ALONE, Departure.SUCCEEDED})
+
+
 class SharedMembership:
     """This worker's part in the registrations that all have. Thread-safe.
 
@@ -136,7 +139,7 @@ class SharedMembership:
         """Whether other workers go on accepting when this one does no more, as far as is known."""
         departure = self._departure
         if departure is not None:
-            return departure in {Departure.ALONE, Departure.SUCCEEDED}
+            return departure in _OTHERS_GO_ON
         with self._workers.agreement() as agreed:
             return agreed.others_serve(self._workers.pid)
 
@@ -288,6 +291,14 @@ class SharedMembership:
         if departure is Departure.ALONE:
             return Removal(subject, "", RemovalOutcome.SUCCESSOR, departure.value, confirmed_at=self._clock.now())
         return Removal(subject, "", RemovalOutcome.NOT_REGISTERED)
+
+    def leave_to_others(self) -> bool:
+        """Leave, where nothing is registered; return whether other workers go on accepting, or will again."""
+        deadline = Deadline.after(2 * SETTLE, self._clock)
+        self.begin_leaving(deadline)
+        with self._lock:
+            self._departure = self._departure or self._wait_for_others(deadline)
+            return self._departure in _OTHERS_GO_ON
 
     def decide(self, deadline: Deadline) -> Departure:
         """Find out what this worker's leaving means, once; see :class:`Departure`."""

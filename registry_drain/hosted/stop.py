@@ -69,7 +69,7 @@ class HostedStop:
         self._membership: SharedMembership | None = None
         self._kept: KeptRegistrations | None = None
         self._opened: list[Registry] = []
-        if host.has_supervisor and settings.registries:
+        if host.has_supervisor:
             self._join_workers()
         host.put_in_front(self)
         threading.Thread(target=self._register, name="registry-drain-register", daemon=True).start()
@@ -113,15 +113,20 @@ class HostedStop:
             logger.exception("serving, but not registered")
             return
         self._membership = membership
-        self._server.others_listen, self._server.is_last = membership.others_listen, membership.closed
-        self._notifier.stand_in(_Unregistered(membership, settings.service, len(settings.registries)))
+        self._server.is_last = membership.closed
+        if settings.registries:
+            self._server.others_listen = membership.others_listen
+            self._notifier.stand_in(_Unregistered(membership, settings.service, len(settings.registries)))
+        else:
+            # No observer leaves for this worker: who else does is found out when it is to stop accepting.
+            self._server.others_listen = membership.leave_to_others
 
     def _register(self) -> None:
-        if self._host.has_supervisor and self._membership is None:
-            return  # there is no registry, or it has been said why not
+        if not self._settings.registries or (self._host.has_supervisor and self._membership is None):
+            return  # there is nothing to do, or it has been said why that cannot be done
         try:
             address = self._wait_for_listener()
-            if address is not None and self._settings.registries:
+            if address is not None:
                 self._register_at(address)
         except RegistryDrainError as error:
             logger.error("serving, but not registered: %s", error)  # noqa: TRY400 - one line says what to do
@@ -167,7 +172,7 @@ class HostedStop:
 
     def rejoin(self, deadline: Deadline) -> tuple[str, ...]:
         """Register again wherever an operator has removed the instance; see :meth:`DrainedApp.rejoin`."""
-        if self._membership is not None:
+        if self._membership is not None and self._settings.registries:
             return self._membership.rejoin(deadline)
         return () if self._kept is None else self._kept.rejoin_all(deadline)
 

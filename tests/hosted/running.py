@@ -27,7 +27,15 @@ _PATIENT = ["--timeout-worker-healthcheck", "60"]
 class HostedService:
     """One command line with its registry; a context that ends it."""
 
-    def __init__(self, kind: str, directory: Path, *, registry_url: str = "", soft_drain: float = 0.0) -> None:
+    def __init__(
+        self,
+        kind: str,
+        directory: Path,
+        *,
+        registry_url: str = "",
+        soft_drain: float = 0.0,
+        is_registered: bool = True,
+    ) -> None:
         """Start it. ``kind`` may end in ``-late``: all workers but one stand still before they open the registry."""
         is_late = kind.endswith("-late")
         kind = kind.removesuffix("-late")
@@ -46,7 +54,7 @@ class HostedService:
         }[kind]
         env = dict(
             os.environ,
-            SERVICE_REGISTRY=registry_url,
+            SERVICE_REGISTRY=registry_url if is_registered else "",
             SERVICE_SOFT_DRAIN=str(soft_drain),
             SERVICE_LATE=str(directory / "late") if is_late else "",
             SERVICE_PORT=str(self.port),

@@ -64,7 +64,7 @@ def new_app() -> DrainedApp:
         _be_late(first)
     app = drained(
         echo,
-        os.environ["SERVICE_REGISTRY"],
+        os.environ["SERVICE_REGISTRY"] or (),
         service="hosted",
         port=int(os.environ["SERVICE_PORT"]),
         budget=BUDGET,

@@ -60,6 +60,24 @@ def test_a_stop_fails_no_request(kind: str, to_group: bool, status: int, tmp_pat
         assert "INCOMPLETE" not in output
 
 
+def test_workers_without_a_registry_come_and_go(tmp_path: Path) -> None:
+    """One that is replaced leaves the listener to the others; when all leave nothing is lost, either."""
+    with HostedService("uvicorn-workers", tmp_path, is_registered=False) as service:
+        service.all_serve(2)
+        with Callers(service) as callers:
+            eventually(lambda: callers.answered > 50, timeout=PATIENCE, because="callers are answered")
+            gone = min(service.workers())
+            os.kill(gone, signal.SIGTERM)
+            eventually(lambda: len(service.workers() - {gone}) == 2, timeout=PATIENCE, because="a new worker")
+            service.process.signal(signal.SIGTERM)
+            assert service.process.wait(timeout=PATIENCE) == 0
+            eventually(lambda: callers.refused_at, timeout=PATIENCE, because="callers are refused in the end")
+        assert callers.failures == []
+        output = service.process.output()
+        assert output.count("stopped (SIGTERM)") == 3, output
+        assert "INCOMPLETE" not in output
+
+
 def test_workers_come_and_go_and_the_instance_stays(tmp_path: Path) -> None:
     """A worker that crashes is succeeded; workers that are replaced (SIGHUP) fail nothing, and leave no gap."""
     with HostedService("uvicorn-workers", tmp_path) as service:
