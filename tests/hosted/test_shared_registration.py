@@ -19,8 +19,13 @@ from registry_drain.clock import SYSTEM_CLOCK
 from registry_drain.errors import ConfigurationError, LiveOwnerError, RegistryTimeoutError
 from registry_drain.hosted import drained
 from registry_drain.hosted.kept import KeptRegistrations
-from registry_drain.hosted.shared_registration import Departure, SharedMembership, SharedRegistration
-from registry_drain.hosted.workers import Workers
+from registry_drain.hosted.shared_registration import (
+    Departure,
+    SharedMembership,
+    SharedRegistration,
+    _said_of_all,
+)
+from registry_drain.hosted.workers import Agreement, Workers
 from registry_drain.registries.base import Registry, Removal, RemovalOutcome
 from registry_drain.registries.local import LocalRegistration
 from registry_drain.shutdown.events import RemovedByOperator
@@ -290,6 +295,16 @@ def test_a_worker_without_registries_yet_leaves_with_all(
     assert not second.membership.closed(), "the first one accepts"
     assert first.membership.closed()
     second.membership.end()
+
+
+def test_a_worker_without_registries_waits_for_all_that_the_keeper_has() -> None:
+    """One removal of two is not the end; and if one is in doubt, so is the whole."""
+    agreed = Agreement(removals={"a": ("unconfirmed", "no answer", None)})
+    assert _said_of_all(agreed, 2) is None
+    agreed.removals["b"] = ("confirmed", "gone", 2.0)
+    assert _said_of_all(agreed, 2) == ("unconfirmed", "no answer", None)
+    agreed.removals["a"] = ("confirmed", "gone", 3.0)
+    assert _said_of_all(agreed, 2) == ("confirmed", "gone", 3.0), "when callers were told last counts"
 
 
 def test_a_worker_without_registries_yet_leaves_alone(

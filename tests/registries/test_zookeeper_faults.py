@@ -386,30 +386,31 @@ def test_a_goodbye_whose_answer_was_lost_is_a_success(stage: Stage, tcp_proxy: N
     assert stop.result().outcome is RemovalOutcome.CONFIRMED
 
 
-def test_an_attempt_to_reconnect_that_hangs_keeps_no_removal(patient_stage: Stage, tcp_proxy: NewProxy) -> None:
-    """The server is back, but not for those who connected while it started: it is asked by a new connection."""
-    proxy = tcp_proxy(patient_stage.server.hosts)
-    registry = patient_stage.registry(hosts=proxy.address, session_timeout=60.0)
-    registration = patient_stage.registered(registry)
+def hanging_reconnects(stage: Stage, proxy: TcpProxy) -> tuple[ZooKeeperRegistration, int]:
+    """Return a registration whose two sessions connect anew, in vain; and how many connections there were before."""
+    registry = stage.registry(hosts=proxy.address, session_timeout=60.0)  # kazoo gives an attempt up after as long
+    registration = stage.registered(registry)
     registry.entries(SERVICE, within())  # the shared session is connected
     before = proxy.accepted_connections
     proxy.delay_answers(300.0)
     proxy.drop_connections()
+    return registration, before
+
+
+def test_an_attempt_to_reconnect_that_hangs_keeps_no_removal(patient_stage: Stage, tcp_proxy: NewProxy) -> None:
+    """The server is back, but not for those who connected while it started: it is asked by a new connection."""
+    proxy = tcp_proxy(patient_stage.server.hosts)
+    registration, before = hanging_reconnects(patient_stage, proxy)
     eventually(lambda: proxy.accepted_connections >= before + 2, because="both sessions try")
     proxy.pass_through()
-    removal = registration.on_shutdown(within(20.0))  # kazoo would give its own attempts up after 60
+    removal = registration.on_shutdown(within(20.0))
     assert removal.outcome is RemovalOutcome.CONFIRMED, removal
 
 
 def test_the_first_new_connection_may_hang_too(patient_stage: Stage, tcp_proxy: NewProxy) -> None:
     """Each is given up in time for the next."""
     proxy = tcp_proxy(patient_stage.server.hosts)
-    registry = patient_stage.registry(hosts=proxy.address, session_timeout=60.0)
-    registration = patient_stage.registered(registry)
-    registry.entries(SERVICE, within())  # the shared session is connected
-    before = proxy.accepted_connections
-    proxy.delay_answers(300.0)
-    proxy.drop_connections()
+    registration, before = hanging_reconnects(patient_stage, proxy)
     stop = Background(lambda: registration.on_shutdown(within(25.0)))
     eventually(lambda: proxy.accepted_connections >= before + 3, because="the removal tries")
     proxy.pass_through()
